@@ -1,0 +1,93 @@
+"""Canonical JSON, RFC 8785, for the values that Legation signs and logs.
+
+Floating-point numbers are refused: their canonical form is the one hard part of the
+RFC, and nothing that we sign needs them.
+"""
+
+import json
+from typing import Any
+
+from legation.errors import InvalidInput, LimitExceeded
+
+MAX_SAFE_INTEGER = 2**53 - 1
+MAX_DEPTH = 64
+
+
+def canonical_json(value: object) -> bytes:
+    """Render `value` as canonical JSON in UTF-8.
+
+    Raises:
+        InvalidInput: it holds a float, an integer beyond 2**53 - 1, a key that is not text,
+            a lone surrogate, or a type that JSON does not have.
+    """
+    _check(value, 0)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("a lone surrogate has no place in canonical JSON") from None
+
+
+def parse_json(data: bytes, *, limit: int = 1 << 20) -> Any:
+    """Read JSON from a peer, bounded in size and depth, without duplicate keys.
+
+    Raises:
+        LimitExceeded: larger than `limit` bytes, or nested too deep.
+        InvalidInput: not JSON, or a key occurs twice.
+    """
+    if len(data) > limit:
+        raise LimitExceeded(f"{len(data)} bytes of JSON, at most {limit} are accepted")
+    try:
+        value = json.loads(data, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        raise LimitExceeded("JSON nested too deep") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InvalidInput(f"not JSON: {error}") from None
+    _check_depth(value, 0)
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise InvalidInput("a JSON key occurs twice")
+    return value
+
+
+def _no_constant(word: str) -> object:
+    raise InvalidInput(f"{word} is not JSON")
+
+
+def _check_depth(value: object, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise LimitExceeded("JSON nested too deep")
+    if isinstance(value, dict):
+        for item in value.values():
+            _check_depth(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_depth(item, depth + 1)
+
+
+def _check(value: object, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise LimitExceeded("a value nested too deep for canonical JSON")
+    match value:
+        case None | bool() | str():
+            return
+        case int():
+            if abs(value) > MAX_SAFE_INTEGER:
+                raise InvalidInput(f"{value} is too large for canonical JSON")
+        case dict():
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise InvalidInput("a key of canonical JSON must be text")
+                # RFC 8785 sorts by UTF-16 code units; only ASCII keys sort alike in Python.
+                if not key.isascii():
+                    raise InvalidInput("a key of canonical JSON must be ASCII here")
+                _check(item, depth + 1)
+        case list() | tuple():
+            for item in value:
+                _check(item, depth + 1)
+        case _:
+            raise InvalidInput(f"{type(value).__name__} has no place in canonical JSON")

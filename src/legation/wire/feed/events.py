@@ -1,0 +1,140 @@
+"""Feed events, and their signatures."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+
+from legation.errors import InvalidInput, NotAuthenticated
+from legation.wire.canonical import canonical_json, parse_json
+
+# A whole CRL travels in one event while it is small.
+MAX_EVENT_SIZE = 4 << 20
+
+
+class Kind(StrEnum):
+    """What an event speaks of, and what its key is."""
+
+    BUNDLE = "bundle"  # trust domain name
+    ENTRY = "entry"  # entry id
+    POLICY = "policy"  # policy name
+    REVOCATION = "revocation"  # serial number, lower-case hexadecimal
+    BAN = "ban"  # SPIFFE ID
+    CRL = "crl"  # "<issuer key id, hexadecimal>/<shard>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedEvent:
+    """One change.
+
+    Attributes:
+        revision: place in the log, from 1, strictly rising.
+        time_ms: when it was committed, Unix milliseconds of the authority's clock.
+        kind: what it speaks of.
+        key: which one.
+        value: the new state as JSON, or None when it was deleted.
+        audience: SPIFFE IDs of the agents that may see it; None for all.
+    """
+
+    revision: int
+    time_ms: int
+    kind: Kind
+    key: str
+    value: Mapping[str, Any] | None
+    audience: tuple[str, ...] | None = None
+
+    def to_bytes(self) -> bytes:
+        """Render the canonical JSON that is signed."""
+        return canonical_json(
+            {
+                "audience": None if self.audience is None else list(self.audience),
+                "key": self.key,
+                "kind": str(self.kind),
+                "revision": self.revision,
+                "time_ms": self.time_ms,
+                "value": self.value,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Self:
+        """Parse what `to_bytes` renders.
+
+        Raises:
+            InvalidInput: not an event, or of a kind this version does not know.
+        """
+        match parse_json(body, limit=MAX_EVENT_SIZE):
+            case {
+                "revision": int(revision),
+                "time_ms": int(time_ms),
+                "kind": str(kind),
+                "key": str(key),
+                "value": (dict() | None) as value,
+                "audience": (list() | None) as audience,
+            }:
+                pass
+            case _:
+                raise InvalidInput("not a feed event")
+        if kind not in set(Kind):
+            raise InvalidInput(f"feed event of unknown kind {kind[:40]!a}")
+        if audience is not None and not all(isinstance(member, str) for member in audience):
+            raise InvalidInput("the audience of a feed event is a list of SPIFFE IDs")
+        return cls(
+            revision=revision,
+            time_ms=time_ms,
+            kind=Kind(kind),
+            key=key,
+            value=value,
+            audience=None if audience is None else tuple(audience),
+        )
+
+    def visible_to(self, agent: str) -> bool:
+        """Tell whether `agent` may see this event."""
+        return self.audience is None or agent in self.audience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedEvent:
+    """An event as it travels: canonical JSON and an Ed25519 signature over it."""
+
+    body: bytes
+    signature: bytes
+
+
+class FeedSigner:
+    """Signs events with the authority's feed key."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw 32-byte Ed25519 public key that opens these events."""
+        return self._key.public_key().public_bytes_raw()
+
+    def sign(self, event: FeedEvent) -> SignedEvent:
+        """Sign one event."""
+        body = event.to_bytes()
+        return SignedEvent(body=body, signature=self._key.sign(body))
+
+
+def open_event(signed: SignedEvent, keys: Iterable[bytes]) -> FeedEvent:
+    """Check the signature with any of `keys` (raw Ed25519) and parse the event.
+
+    Raises:
+        NotAuthenticated: no key in `keys` has signed it.
+        InvalidInput: it is signed, but not an event this version knows.
+    """
+    for key in keys:
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(signed.signature, signed.body)
+        except InvalidSignature:
+            continue
+        return FeedEvent.from_bytes(signed.body)
+    raise NotAuthenticated("no known feed key has signed this event")

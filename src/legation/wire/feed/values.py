@@ -1,0 +1,230 @@
+"""The values that feed events carry."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from legation.clock import from_rfc3339, to_rfc3339
+from legation.errors import InvalidInput, LegationError
+from legation.pki.spiffe_id import SpiffeID
+
+
+def _checked_spiffe_id(text: str) -> str:
+    try:
+        return str(SpiffeID.parse(text))
+    except LegationError as error:
+        raise ValueError(str(error)) from None
+
+
+SpiffeIDText = Annotated[str, AfterValidator(_checked_spiffe_id)]
+Selector = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9_]+:[a-z0-9_]+:[^\x00-\x1f\x7f]+$",
+        max_length=1024,
+        examples=["unix:uid:1000", "unix:path:/usr/bin/envoy"],
+    ),
+]
+DNSName = Annotated[
+    str,
+    Field(
+        pattern=r"^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        max_length=253,
+    ),
+]
+
+
+class TLSMode(StrEnum):
+    """What the inbound side of a service accepts."""
+
+    STRICT = "strict"  # mutual TLS only
+    PERMISSIVE = "permissive"  # mutual TLS, and plaintext while callers migrate
+
+
+class WorkloadEntry(BaseModel):
+    """Which workload gets which identity, and from which agents.
+
+    Attributes:
+        id: unique, chosen by the authority.
+        spiffe_id: the identity.
+        selectors: what the workload must show, all of them, for example ``unix:uid:1000``.
+        agents: SPIFFE IDs of the agents that may serve it.
+        dns_names: DNS names to put into the certificate as well.
+        lifetime_s: lifetime of its certificates in seconds; None for the authority's default.
+        key_algorithm: of the keys that the agent makes for it.
+        owner: who to ask about it.
+        mtls: what its inbound proxies accept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    spiffe_id: SpiffeIDText
+    selectors: Annotated[tuple[Selector, ...], Field(min_length=1, max_length=32)]
+    agents: Annotated[tuple[SpiffeIDText, ...], Field(min_length=1, max_length=1024)]
+    dns_names: Annotated[tuple[DNSName, ...], Field(max_length=32)] = ()
+    lifetime_s: Annotated[int, Field(ge=2, le=30 * 86400)] | None = None
+    key_algorithm: str = "ec-p256"
+    owner: Annotated[str, Field(max_length=200)] = ""
+    mtls: TLSMode = TLSMode.STRICT
+
+    def to_value(self) -> dict[str, Any]:
+        """Render for a feed event."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> Self:
+        """Parse a feed event's value.
+
+        Raises:
+            InvalidInput: not an entry.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValueError as error:
+            raise InvalidInput(f"not a workload entry: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """One revoked certificate."""
+
+    serial: int
+    spiffe_id: str
+    issuer: str  # key id of the issuing certificate, hexadecimal
+    reason: str  # a word of RFC 5280, section 5.3.1, as `cryptography` spells it
+    revoked_at: datetime
+    expires_at: datetime  # afterwards the certificate is refused for its age alone
+
+    def to_value(self) -> dict[str, Any]:
+        """Render for a feed event."""
+        return {
+            "serial": format(self.serial, "x"),
+            "spiffe_id": self.spiffe_id,
+            "issuer": self.issuer,
+            "reason": self.reason,
+            "revoked_at": to_rfc3339(self.revoked_at),
+            "expires_at": to_rfc3339(self.expires_at),
+        }
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> Self:
+        """Parse a feed event's value.
+
+        Raises:
+            InvalidInput: not a revocation.
+        """
+        with _as_invalid("revocation"):
+            return cls(
+                serial=int(value["serial"], 16),
+                spiffe_id=str(value["spiffe_id"]),
+                issuer=str(value["issuer"]),
+                reason=str(value["reason"]),
+                revoked_at=from_rfc3339(value["revoked_at"]),
+                expires_at=from_rfc3339(value["expires_at"]),
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ban:
+    """An identity that is refused and not issued again until the ban is lifted."""
+
+    spiffe_id: str
+    reason: str
+    since: datetime
+
+    def to_value(self) -> dict[str, Any]:
+        """Render for a feed event."""
+        return {
+            "spiffe_id": self.spiffe_id,
+            "reason": self.reason,
+            "since": to_rfc3339(self.since),
+        }
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> Self:
+        """Parse a feed event's value.
+
+        Raises:
+            InvalidInput: not a ban.
+        """
+        with _as_invalid("ban"):
+            return cls(
+                spiffe_id=str(SpiffeID.parse(value["spiffe_id"])),
+                reason=str(value["reason"]),
+                since=from_rfc3339(value["since"]),
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedCRL:
+    """The newest revocation list of one issuer and shard.
+
+    Attributes:
+        der: the list itself, or None when it is too large to travel in the feed.
+        url: where anyone can fetch it.
+    """
+
+    issuer: str
+    shard: int
+    number: int
+    this_update: datetime
+    next_update: datetime
+    url: str
+    der: bytes | None
+
+    @property
+    def key(self) -> str:
+        """The feed key."""
+        return f"{self.issuer}/{self.shard}"
+
+    def to_value(self) -> dict[str, Any]:
+        """Render for a feed event."""
+        return {
+            "issuer": self.issuer,
+            "shard": self.shard,
+            "number": self.number,
+            "this_update": to_rfc3339(self.this_update),
+            "next_update": to_rfc3339(self.next_update),
+            "url": self.url,
+            "der": None if self.der is None else base64.b64encode(self.der).decode(),
+        }
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> Self:
+        """Parse a feed event's value.
+
+        Raises:
+            InvalidInput: not a published CRL.
+        """
+        with _as_invalid("CRL"):
+            der = value["der"]
+            return cls(
+                issuer=str(value["issuer"]),
+                shard=int(value["shard"]),
+                number=int(value["number"]),
+                this_update=from_rfc3339(value["this_update"]),
+                next_update=from_rfc3339(value["next_update"]),
+                url=str(value["url"]),
+                der=None if der is None else base64.b64decode(der, validate=True),
+            )
+
+
+class _as_invalid:  # noqa: N801 - reads as a statement
+    """Turn what a malformed value raises into one InvalidInput."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyError | TypeError | ValueError | AttributeError | binascii.Error):
+            raise InvalidInput(f"not a {self._what} in the feed: {error!r}") from error
