@@ -1,0 +1,162 @@
+"""What the parts of an agent share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from legation.pki.spiffe_id import SpiffeID
+from legation.wire.feed import FeedState, WorkloadEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadIdentity:
+    """One entry's current certificate and key."""
+
+    entry: WorkloadEntry
+    chain: tuple[bytes, ...]  # DER, leaf first, without the root
+    private_key: bytes = field(repr=False)  # PKCS#8, DER
+    serial: int
+    not_before: datetime
+    not_after: datetime
+
+    @property
+    def spiffe_id(self) -> str:
+        """The identity."""
+        return self.entry.spiffe_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestedCaller:
+    """A process on the other end of the local socket, and what was established about it."""
+
+    pid: int
+    uid: int
+    gid: int
+    selectors: frozenset[str]  # for example "unix:uid:1000", "unix:path:/usr/bin/envoy"
+
+
+class Attestor(Protocol):
+    """Establishes facts about the process at the other end of a Unix socket."""
+
+    async def attest(self, fd: int, *, connected_at: float) -> AttestedCaller:
+        """Attest the peer of the connected socket `fd`.
+
+        Raises:
+            NotPermitted: nothing certain can be said about the peer.
+        """
+        ...
+
+
+class Identities(Protocol):
+    """The identities that this agent holds, and the feed state they are used under."""
+
+    @property
+    def agent_id(self) -> SpiffeID: ...
+    @property
+    def state(self) -> FeedState:
+        """The folded feed. Read it; never change it."""
+        ...
+
+    def identities_for(self, caller: AttestedCaller) -> Sequence[WorkloadIdentity]:
+        """Return the identities whose selectors the caller shows, all of them; never expired ones."""
+        ...
+
+    def watch(self) -> AsyncIterator[None]:
+        """Yield at once, then after each change of identities or feed state, coalesced."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointState:
+    """What one enforcement point behind this agent has in force."""
+
+    id: str
+    kind: str
+    spiffe_id: str
+    revision: int
+    applied_at: datetime
+    capabilities: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalReport:
+    """Handshakes that a point refused for one cause, counted."""
+
+    point: str
+    cause: str
+    peer: str
+    serial: str
+    raw: str
+    count: int = 1
+
+
+class Changes:
+    """Wakes every waiting reader after a change; changes while a reader is busy coalesce."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def notify(self) -> None:
+        """Record a change and wake the readers."""
+        self._version += 1
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def watch(self) -> AsyncIterator[None]:
+        """Yield at once, then after each change."""
+        seen = -1
+        while True:
+            if seen == self._version:
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.add(waiter)
+                try:
+                    await waiter
+                finally:
+                    self._waiters.discard(waiter)
+            seen = self._version
+            yield
+
+
+class PointBoard:
+    """The enforcement points behind this agent, as the discovery services state them."""
+
+    def __init__(self) -> None:
+        self.changes = Changes()
+        self._points: dict[str, PointState] = {}
+        self._refusals: dict[tuple[str, str, str, str, str], int] = {}
+
+    def put(self, point: PointState) -> None:
+        """State what a point has in force."""
+        if self._points.get(point.id) != point:
+            self._points[point.id] = point
+            self.changes.notify()
+
+    def remove(self, point_id: str) -> None:
+        """State that a point is gone."""
+        if self._points.pop(point_id, None) is not None:
+            self.changes.notify()
+
+    def points(self) -> tuple[PointState, ...]:
+        """Return all points."""
+        return tuple(self._points.values())
+
+    def refuse(self, report: RefusalReport) -> None:
+        """Count a refused handshake; distinct cases are bounded, the rest share one row."""
+        key = (report.point, report.cause, report.peer, report.serial, report.raw)
+        if key not in self._refusals and len(self._refusals) >= 1000:
+            key = (report.point, report.cause, "", "", "")
+        self._refusals[key] = self._refusals.get(key, 0) + report.count
+        self.changes.notify()
+
+    def take_refusals(self) -> tuple[RefusalReport, ...]:
+        """Return the refusals counted since the last call, and start anew."""
+        taken, self._refusals = self._refusals, {}
+        return tuple(
+            RefusalReport(point=point, cause=cause, peer=peer, serial=serial, raw=raw, count=count)
+            for (point, cause, peer, serial, raw), count in taken.items()
+        )
