@@ -60,7 +60,7 @@ class Identities(Protocol):
         ...
 
     def identities_for(self, caller: AttestedCaller) -> Sequence[WorkloadIdentity]:
-        """Return the identities whose selectors the caller shows, all of them; never expired ones."""
+        """Return the unexpired identities all of whose selectors the caller shows."""
         ...
 
     def watch(self) -> AsyncIterator[None]:

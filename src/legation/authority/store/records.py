@@ -1,0 +1,177 @@
+"""What the store takes and gives. Plain values: no SQL, no row, no connection."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from legation.authority.model import AuditEntry, IssuedRecord, JoinToken, Operator, Role
+from legation.pki.spiffe_id import SpiffeID, TrustDomain
+from legation.wire.feed.events import FeedEvent, Kind, SignedEvent
+
+__all__ = [
+    "AuditDraft",
+    "AuditEntry",
+    "AuthorityIdentity",
+    "CommittedEvent",
+    "EnrolledAgent",
+    "EventDraft",
+    "FeedPosition",
+    "InitialState",
+    "Issuance",
+    "IssuedRecord",
+    "IssuerRecord",
+    "JoinToken",
+    "Operator",
+    "Requester",
+    "RevokedRow",
+    "Role",
+    "StoredCRL",
+    "WrappedKey",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditDraft:
+    """An audit entry before the store adds what only the transaction knows."""
+
+    time: datetime
+    actor: str
+    action: str
+    subject: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventDraft:
+    """A feed event before it has a revision.
+
+    Attributes:
+        expires_at: after this moment nobody needs the event any more; None for never.
+    """
+
+    kind: Kind
+    key: str
+    value: Mapping[str, Any] | None
+    audience: tuple[str, ...] | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedEvent:
+    """An event of the feed, and the form in which it travels."""
+
+    event: FeedEvent
+    signed: SignedEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedPosition:
+    """Where the feed stands.
+
+    Attributes:
+        revision: of the newest event ever appended; 0 for none.
+        horizon: superseded events up to here may be gone; a reader that holds an older
+            revision needs a snapshot.
+    """
+
+    revision: int
+    horizon: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requester:
+    """Who asked for certificates, and the certificate that it asked with."""
+
+    spiffe_id: str
+    serial: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuance:
+    """One certificate to record, and its audit entry as canonical JSON."""
+
+    record: IssuedRecord
+    audit: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolledAgent:
+    """One agent that joined."""
+
+    spiffe_id: SpiffeID
+    enrolled_at: datetime
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedKey:
+    """A private key, encrypted under the key-encryption key."""
+
+    id: str
+    purpose: str
+    algorithm: str
+    envelope: bytes = field(repr=False)
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerRecord:
+    """A certificate that signs others, and the key it goes with."""
+
+    key_id: str  # subject key identifier, hexadecimal
+    role: str  # "root" or "issuing"
+    key: str  # id of the wrapped key
+    der: bytes = field(repr=False)
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokedRow:
+    """One line of a revocation list."""
+
+    serial: int
+    revoked_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCRL:
+    """The newest revocation list of one issuer and shard."""
+
+    issuer: str
+    shard: int
+    number: int
+    this_update: datetime
+    next_update: datetime
+    der: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityIdentity:
+    """What makes this store the store of one authority.
+
+    Attributes:
+        feed_id: names the feed; a restored or re-created authority has another one.
+        salt: for deriving the key-encryption key from a passphrase.
+    """
+
+    trust_domain: TrustDomain
+    feed_id: str
+    salt: bytes
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitialState:
+    """Everything that a new authority begins with; recorded at once or not at all."""
+
+    identity: AuthorityIdentity
+    keys: tuple[WrappedKey, ...]
+    issuers: tuple[IssuerRecord, ...]
+    crls: tuple[StoredCRL, ...]
+    events: tuple[EventDraft, ...]
+    operator: Operator
+    certificates: tuple[Issuance, ...]
+    next_serials: Mapping[tuple[str, int], int]  # (issuer, shard) -> first unused index
+    audit: AuditDraft

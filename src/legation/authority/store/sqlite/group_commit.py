@@ -1,0 +1,183 @@
+"""One writer thread, and many callers' units of work in each of its transactions.
+
+A commit costs one wait for the disk however much is in it. So callers queue units of
+work on the event loop; at the end of the loop's turn all that are queued go to the
+writer thread as one transaction, a SAVEPOINT each, so that a unit that raises takes
+nothing with it but itself. While the thread works the next transaction fills up.
+Waking the thread on the first unit instead halves the rate (GIL hand-over).
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from legation.authority.store.protocols import Deliver, Sign
+from legation.authority.store.records import CommittedEvent
+from legation.errors import InternalError, LegationError, Unavailable
+from legation.wire.feed.events import FeedEvent, SignedEvent
+
+T = TypeVar("T")
+
+_MAX_UNITS = 512  # in one transaction: bounds the wait of the first of them
+
+
+class Transaction:
+    """What a unit of work sees: the connection, and the events that its transaction appends."""
+
+    __slots__ = ("connection", "events", "sign")
+
+    def __init__(self, connection: sqlite3.Connection, sign: Sign) -> None:
+        self.connection = connection
+        self.sign = sign
+        self.events: list[CommittedEvent] = []
+
+
+Unit = Callable[[Transaction], Any]
+_Queued = tuple[Unit, "asyncio.Future[Any]"]
+_Outcome = tuple[bool, Any]  # (succeeded, result or error)
+
+
+class GroupCommit:
+    """Runs units of work in the order they come, many to a transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, *, max_queued: int = 20_000) -> None:
+        self._connection = connection
+        self._max_queued = max_queued
+        self._loop = asyncio.get_running_loop()
+        self._queued: deque[_Queued] = deque()
+        self._flush_scheduled = False
+        self._busy = False
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.sign: Sign = _unsigned
+        self.deliver: Deliver | None = None
+        self._batches: queue.SimpleQueue[list[_Queued] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="legation-store", daemon=True)
+        self._thread.start()
+
+    async def run(self, unit: Callable[[Transaction], T]) -> T:
+        """Run `unit` in the next transaction; return its result once that is on the disk.
+
+        Raises:
+            Unavailable: too much is queued, the disk refuses, or the store is closing.
+            LegationError: whatever `unit` raised; it has changed nothing then.
+        """
+        if self._closing:
+            raise Unavailable("the store is closing", remedy="try again in a few seconds")
+        if len(self._queued) >= self._max_queued:
+            raise Unavailable(
+                "the store is behind with its writes", remedy="try again in a few seconds"
+            )
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queued.append((unit, future))
+        self._idle.clear()
+        if not self._busy and not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+        return await future
+
+    async def close(self) -> None:
+        """Finish what is queued, then end the thread."""
+        self._closing = True
+        await self._idle.wait()
+        self._batches.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._busy:
+            return
+        if not self._queued:
+            self._idle.set()
+            return
+        count = min(len(self._queued), _MAX_UNITS)
+        self._busy = True
+        self._batches.put([self._queued.popleft() for _ in range(count)])
+
+    def _finish(
+        self,
+        batch: Sequence[_Queued],
+        outcomes: Sequence[_Outcome],
+        events: Sequence[CommittedEvent],
+    ) -> None:
+        """On the loop again: publish the events, then answer the callers, then go on."""
+        self._busy = False
+        try:
+            if events and self.deliver is not None:
+                self.deliver(events)
+        finally:
+            for (_, future), (succeeded, value) in zip(batch, outcomes, strict=True):
+                if future.done():  # its caller was cancelled; the work stands
+                    continue
+                if succeeded:
+                    future.set_result(value)
+                else:
+                    future.set_exception(value)
+            # Callers that were just answered often have more: let them queue it first.
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _write(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            outcomes, events = self._commit(batch)
+            try:
+                self._loop.call_soon_threadsafe(self._finish, batch, outcomes, events)
+            except RuntimeError:  # the loop is closed: nobody is left to tell
+                return
+
+    def _commit(self, batch: Sequence[_Queued]) -> tuple[list[_Outcome], list[CommittedEvent]]:
+        transaction = Transaction(self._connection, self.sign)
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            outcomes = [self._run_unit(transaction, unit) for unit, _ in batch]
+            self._connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - no caller may be left waiting
+            self._roll_back()
+            return [(False, _translated(error))] * len(batch), []
+        return outcomes, transaction.events
+
+    def _run_unit(self, transaction: Transaction, unit: Unit) -> _Outcome:
+        execute = self._connection.execute
+        known = len(transaction.events)
+        execute("SAVEPOINT unit")
+        try:
+            result = unit(transaction)
+        except Exception as error:  # noqa: BLE001 - belongs to the unit's caller alone
+            if not self._connection.in_transaction:
+                raise  # SQLite gave up the whole transaction, as it does when the disk is full
+            del transaction.events[known:]
+            execute("ROLLBACK TO unit")
+            execute("RELEASE unit")
+            return False, _translated(error)
+        execute("RELEASE unit")
+        return True, result
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            # The next BEGIN reports what is wrong; this transaction is lost either way.
+            return
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, LegationError):
+        return error
+    if isinstance(error, sqlite3.OperationalError):
+        translated: LegationError = Unavailable(
+            f"the store cannot write: {error}", remedy="check the disk's space and health"
+        )
+    else:
+        translated = InternalError(f"the store failed: {type(error).__name__}: {error}")
+    translated.__cause__ = error
+    return translated
+
+
+def _unsigned(event: FeedEvent) -> SignedEvent:
+    raise InternalError(f"no feed key is attached, so {event.kind} {event.key} cannot be signed")

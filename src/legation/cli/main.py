@@ -1,0 +1,148 @@
+"""The entry point, and the boundary where errors become exit statuses."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from legation import __version__
+from legation.cli.exit_status import BROKEN_PIPE, DEFECT, INTERRUPTED, exit_table
+from legation.cli.lazy import LazyGroup
+from legation.errors import LegationError, VerificationError, outcome_of
+
+_SECTIONS = (
+    (
+        "Run",
+        (
+            ("server", "legation.cli.server:server", "Set up and run the authority."),
+            ("agent", "legation.cli.agent:agent", "Run the agent of a node."),
+            ("proxy", "legation.cli.proxy:proxy", "Run Envoy beside a service."),
+            ("demo", "legation.cli.demo:demo", "Show the whole product on this machine."),
+        ),
+    ),
+    (
+        "Administer",
+        (
+            ("entry", "legation.cli.entry:entry", "Say which workload gets which identity."),
+            ("token", "legation.cli.token:token", "Let new agents join."),
+            ("policy", "legation.cli.policy:policy", "Say who may call whom."),
+            ("operator", "legation.cli.operator:operator", "Say who may administer."),
+            ("revoke", "legation.cli.revoke:revoke", "Shut a certificate or identity out."),
+            ("revocation", "legation.cli.revocation:revocation", "See and lift revocations."),
+        ),
+    ),
+    (
+        "Look",
+        (
+            ("status", "legation.cli.status:status", "Show how the authority or an agent is."),
+            ("certificate", "legation.cli.certificate:certificate", "Read and check certificates."),
+            ("audit", "legation.cli.audit:audit", "Read who did what, and when."),
+            ("completion", "legation.cli.completion:completion", "Print shell completion."),
+        ),
+    ),
+)
+
+
+@click.group(
+    cls=LazyGroup,
+    sections=_SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"""
+    First steps:
+      legation demo                                  see it work, in a minute
+      legation server init --trust-domain example.org
+      legation server run
+
+    Exit status:
+{exit_table(indent=6)}
+    """,
+)
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, envvar="LEGATION_DEBUG", help="Show traces of errors.")
+@click.option(
+    "--no-color",
+    envvar="NO_COLOR",
+    is_flag=False,
+    flag_value="1",
+    default="",
+    metavar="",
+    help="Use no colours, as NO_COLOR does.",
+)
+@click.pass_context
+def cli(context: click.Context, debug: bool, no_color: str) -> None:
+    """Mutual-TLS identities that rotate by themselves and can be recalled at once."""
+    context.obj = {"debug": debug}
+    if no_color:  # https://no-color.org: any value but the empty one
+        context.color = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with its exit status."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; return the exit status and never raise."""
+    words = list(arguments)
+    debug = "--debug" in words[: _index_of_command(words)] or bool(
+        os.environ.get("LEGATION_DEBUG")  # noqa: TID251 - the command line reads the environment
+    )
+    try:
+        status = cli.main(words, prog_name="legation", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return BROKEN_PIPE
+    except LegationError as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _report_defect(error)
+    return status if isinstance(status, int) else 0
+
+
+def _index_of_command(words: list[str]) -> int:
+    return next((n for n, word in enumerate(words) if not word.startswith("-")), len(words))
+
+
+def _report(error: LegationError) -> int:
+    lines = [error.message]
+    if isinstance(error, VerificationError):
+        lines = [str(failure) for failure in error.failures]
+    for line in lines:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {_one_line(line)}", err=True)
+    if error.remedy:
+        click.echo(f"{click.style('remedy:', bold=True)} {_one_line(error.remedy)}", err=True)
+    return outcome_of(error).exit
+
+
+def _report_defect(error: Exception) -> int:
+    # Only kind and place: the text of an unexpected error may hold anything, secrets too.
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"  # noqa: PTH119
+    click.echo(f"error: a defect of Legation: {type(error).__name__} at {place}", err=True)
+    click.echo(
+        "remedy: repeat the command as `legation --debug …` and report what it prints", err=True
+    )
+    return DEFECT
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _discard_output() -> None:
+    # The reader is gone; without this, the flush at exit complains once more.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

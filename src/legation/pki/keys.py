@@ -1,0 +1,197 @@
+"""Key pairs: the accepted algorithms, how each signs, and how keys are named.
+
+A private key need not be in memory: any subclass of `cryptography`'s key classes with
+`sign` and `public_key` will do, so that a key can live in hardware. Nothing here asks
+for more than these two methods.
+"""
+
+import hashlib
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from legation.errors import InvalidInput
+
+PrivateKey: TypeAlias = (
+    ec.EllipticCurvePrivateKey
+    | rsa.RSAPrivateKey
+    | ed25519.Ed25519PrivateKey
+    | mldsa.MLDSA44PrivateKey
+    | mldsa.MLDSA65PrivateKey
+    | mldsa.MLDSA87PrivateKey
+)
+PublicKey: TypeAlias = (
+    ec.EllipticCurvePublicKey
+    | rsa.RSAPublicKey
+    | ed25519.Ed25519PublicKey
+    | mldsa.MLDSA44PublicKey
+    | mldsa.MLDSA65PublicKey
+    | mldsa.MLDSA87PublicKey
+)
+
+# Smaller exponents invite padding attacks, larger ones cost verifiers time; FIPS 186-5,
+# section 5.4 allows more, but no key generator in use makes anything else.
+_RSA_EXPONENT: Final = 65537
+_ACCEPTED: Final = "P-256, P-384, RSA with 3072 or 4096 bits, Ed25519, ML-DSA-44, -65 or -87"
+
+
+class KeyAlgorithm(StrEnum):
+    """The algorithms a key may have, whether a workload's or an issuer's."""
+
+    P256 = "ec-p256"
+    P384 = "ec-p384"
+    RSA_3072 = "rsa-3072"
+    RSA_4096 = "rsa-4096"
+    ED25519 = "ed25519"
+    ML_DSA_44 = "ml-dsa-44"
+    ML_DSA_65 = "ml-dsa-65"
+    ML_DSA_87 = "ml-dsa-87"
+
+
+_GENERATORS: Final[dict[KeyAlgorithm, Callable[[], PrivateKey]]] = {
+    KeyAlgorithm.P256: lambda: ec.generate_private_key(ec.SECP256R1()),
+    KeyAlgorithm.P384: lambda: ec.generate_private_key(ec.SECP384R1()),
+    KeyAlgorithm.RSA_3072: lambda: rsa.generate_private_key(_RSA_EXPONENT, 3072),
+    KeyAlgorithm.RSA_4096: lambda: rsa.generate_private_key(_RSA_EXPONENT, 4096),
+    KeyAlgorithm.ED25519: ed25519.Ed25519PrivateKey.generate,
+    KeyAlgorithm.ML_DSA_44: mldsa.MLDSA44PrivateKey.generate,
+    KeyAlgorithm.ML_DSA_65: mldsa.MLDSA65PrivateKey.generate,
+    KeyAlgorithm.ML_DSA_87: mldsa.MLDSA87PrivateKey.generate,
+}
+_CURVES: Final = {"secp256r1": KeyAlgorithm.P256, "secp384r1": KeyAlgorithm.P384}
+_RSA_SIZES: Final = {3072: KeyAlgorithm.RSA_3072, 4096: KeyAlgorithm.RSA_4096}
+# Keys that sign the message itself: no hash to choose.
+_PURE: Final[tuple[tuple[type, KeyAlgorithm], ...]] = (
+    (ed25519.Ed25519PublicKey, KeyAlgorithm.ED25519),
+    (mldsa.MLDSA44PublicKey, KeyAlgorithm.ML_DSA_44),
+    (mldsa.MLDSA65PublicKey, KeyAlgorithm.ML_DSA_65),
+    (mldsa.MLDSA87PublicKey, KeyAlgorithm.ML_DSA_87),
+)
+
+
+def generate_key(algorithm: KeyAlgorithm = KeyAlgorithm.P256) -> PrivateKey:
+    """Make a new key pair."""
+    return _GENERATORS[KeyAlgorithm(algorithm)]()
+
+
+def algorithm_of(public_key: object) -> KeyAlgorithm:
+    """Return the algorithm of an accepted key.
+
+    Raises:
+        InvalidInput: a curve, size or kind of key that Legation does not accept.
+    """
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        curve = public_key.curve.name
+        if curve in _CURVES:
+            return _CURVES[curve]
+        found = f"an elliptic-curve key on {curve}"
+    elif isinstance(public_key, rsa.RSAPublicKey):
+        size = public_key.key_size
+        exponent = public_key.public_numbers().e
+        if size in _RSA_SIZES and exponent == _RSA_EXPONENT:
+            return _RSA_SIZES[size]
+        found = f"an RSA key of {size} bits" + (
+            "" if exponent == _RSA_EXPONENT else " with an unusual exponent"
+        )
+    else:
+        for kind, algorithm in _PURE:
+            if isinstance(public_key, kind):
+                return algorithm
+        found = f"a key of kind {type(public_key).__name__}"
+    raise InvalidInput(f"{found} is not accepted", remedy=f"use {_ACCEPTED}")
+
+
+def signature_hash(public_key: object) -> hashes.SHA256 | hashes.SHA384 | None:
+    """Return the hash that signatures by this key use, or None where there is none to choose.
+
+    Raises:
+        InvalidInput: the key is not accepted.
+    """
+    algorithm = algorithm_of(public_key)
+    if algorithm is KeyAlgorithm.P384:
+        return hashes.SHA384()
+    if algorithm in {KeyAlgorithm.P256, KeyAlgorithm.RSA_3072, KeyAlgorithm.RSA_4096}:
+        return hashes.SHA256()
+    return None
+
+
+def sign(private_key: PrivateKey, data: bytes) -> bytes:
+    """Sign `data` as certificates of this key's algorithm are signed.
+
+    Raises:
+        InvalidInput: the key is not accepted.
+    """
+    return bound_signer(private_key)(data)
+
+
+def bound_signer(private_key: PrivateKey) -> Callable[[bytes], bytes]:
+    """Return a function that signs with `private_key`, the choice of algorithm made once.
+
+    Raises:
+        InvalidInput: the key is not accepted.
+    """
+    digest = signature_hash(private_key.public_key())
+    key: Any = private_key  # the four `sign` methods share no signature
+    if isinstance(private_key, ec.EllipticCurvePrivateKey):
+        method = ec.ECDSA(_chosen(digest))
+        return lambda data: bytes(key.sign(data, method))
+    if isinstance(private_key, rsa.RSAPrivateKey):
+        # PKCS #1 v1.5, not PSS: every TLS library in use verifies it in certificates.
+        scheme = padding.PKCS1v15()
+        return lambda data: bytes(key.sign(data, scheme, digest))
+    return lambda data: bytes(key.sign(data))
+
+
+def verify(public_key: PublicKey, signature: bytes, data: bytes) -> bool:
+    """Tell whether `signature` is what `sign` makes of `data` with the private half.
+
+    Raises:
+        InvalidInput: the key is not accepted.
+    """
+    digest = signature_hash(public_key)
+    key: Any = public_key
+    arguments: tuple[object, ...] = ()
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        arguments = (ec.ECDSA(_chosen(digest)),)
+    elif isinstance(public_key, rsa.RSAPublicKey):
+        arguments = (padding.PKCS1v15(), digest)
+    try:
+        key.verify(signature, data, *arguments)
+    except (InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def public_key_der(public_key: PublicKey) -> bytes:
+    """Render the SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7)."""
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def key_fingerprint(public_key: PublicKey) -> bytes:
+    """Return the SHA-256 over the SubjectPublicKeyInfo: 32 bytes that name the key."""
+    return hashlib.sha256(public_key_der(public_key)).digest()
+
+
+def key_id(public_key: PublicKey) -> bytes:
+    """Return the 20 bytes of the subject key identifier: RFC 7093, section 2, method 1.
+
+    That is SHA-256 where RFC 5280 suggests SHA-1, so that no part of Legation needs SHA-1.
+    """
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        bits = public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    elif isinstance(public_key, rsa.RSAPublicKey):
+        bits = public_key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    else:
+        bits = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return hashlib.sha256(bits).digest()[:20]
+
+
+def _chosen(digest: hashes.SHA256 | hashes.SHA384 | None) -> hashes.SHA256 | hashes.SHA384:
+    if digest is None:
+        raise AssertionError("an elliptic-curve key always has a hash")
+    return digest
