@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import socket
 import ssl
 import sys
@@ -25,6 +24,7 @@ from legation.demo.callers import (
 )
 from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
 from legation.demo.processes import free_port, listening
+from legation.demo.stage import own_selector
 from legation.demo.workload import FetchedIdentity, fetch_identities
 from tests.support.echo_servers import grpc_echo, tcp_echo
 from tests.support.figures import percentile, summary
@@ -52,7 +52,7 @@ spec:
 async def test_every_kind_of_connection_is_refused_after_a_revocation(
     make_deployment: MakeDeployment, trials: int | None
 ) -> None:
-    """New, resumed, open and streaming connections of a revoked identity end; a neighbour's do not."""
+    """New, resumed, open and streaming connections of a revoked identity end; others stay."""
     count = trials or TRIALS
     deployment = await make_deployment()
     async with AsyncExitStack() as stack:
@@ -114,7 +114,7 @@ async def _entry(deployment: Deployment, path: str, selector: str) -> None:
 
 
 async def _identities(deployment: Deployment, count: int) -> dict[str, FetchedIdentity]:
-    own = f"unix:path:{os.readlink('/proc/self/exe')}"
+    own = own_selector()
     paths = ["neighbour", *(f"caller/{number}" for number in range(count))]
     for path in paths:
         await _entry(deployment, path, own)
@@ -148,8 +148,14 @@ async def _trial(
         }
         outcome = json.loads(
             await deployment.cli(
-                "revoke", "--identity", identity.spiffe_id, "--reason", "keyCompromise",
-                "--wait", "-o", "json",
+                "revoke",
+                "--identity",
+                identity.spiffe_id,
+                "--reason",
+                "keyCompromise",
+                "--wait",
+                "-o",
+                "json",
             )  # fmt: skip
         )
         recorded = from_rfc3339(outcome["at"])
@@ -235,4 +241,3 @@ def _connected(port: int, context: ssl.SSLContext, session: Any) -> ssl.SSLSocke
 def _exchange(peer: ssl.SSLSocket) -> bool:
     peer.sendall(b"GET /api/data HTTP/1.1\r\nhost: service\r\nconnection: close\r\n\r\n")
     return b" 200 " in peer.recv(65536)[:20]
-

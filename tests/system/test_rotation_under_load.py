@@ -9,7 +9,7 @@ import pytest
 from legation.demo.callers import HTTP1Connection, HTTP2Connection, Load
 from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN
 from legation.demo.processes import free_port, listening
-from legation.demo.scenario import API, POLICIES
+from legation.demo.stage import API, POLICIES
 from tests.system.conftest import MakeDeployment
 
 ROTATIONS = 50

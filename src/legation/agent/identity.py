@@ -26,6 +26,9 @@ from legation.pki import (
 )
 from legation.wire.canonical import parse_json
 
+# Where every trust domain has its authority.
+AUTHORITY_PATH = "/legation/authority"
+
 _FILE_LIMIT = 1 << 20
 _IDENTITY_FILE = "agent.pem"
 _MEMBERSHIP_FILE = "membership.json"
@@ -48,9 +51,7 @@ class AgentIdentity:
         """
         if not chain or not chain_matches_key(chain, private_key):
             raise InvalidInput("the agent's certificate does not belong to its private key")
-        return cls(
-            spiffe_id=spiffe_id_of(chain[0]), chain=tuple(chain), private_key=private_key
-        )
+        return cls(spiffe_id=spiffe_id_of(chain[0]), chain=tuple(chain), private_key=private_key)
 
     @property
     def serial(self) -> int:

@@ -117,7 +117,7 @@ def _index_of_command(words: list[str]) -> int:
 
 
 def _report(error: LegationError) -> int:
-    lines = [error.message]
+    lines = error.message.splitlines()
     if isinstance(error, VerificationError):
         lines = [str(failure) for failure in error.failures]
     for line in lines:

@@ -59,7 +59,7 @@ class Socket(Section):
     """
 
     path: Annotated[Path, Field(description="at most 107 bytes")] = Path("/run/legation/agent.sock")
-    mode: SocketMode = 0o666
+    mode: Annotated[SocketMode, Field(json_schema_extra={"default": "0666"})] = 0o666
     group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")] | None = None
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
+from legation.config.files import open_without_waiting, reason_of
 from legation.config.secret_files import JOIN_TOKEN_VARIABLE
 from legation.config.values import Address, Section, render_duration
 from legation.errors import InvalidInput, LimitExceeded, NotFound, nearest
@@ -137,14 +138,12 @@ class _FileSchema(GenerateJsonSchema):
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        with open_without_waiting(path) as file:
             content = file.read(MAX_FILE_BYTES + 1) or b""
     except FileNotFoundError:
         raise NotFound(f"there is no configuration file {path}") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InvalidInput(f"{path}: cannot be read: {reason}") from None
+        raise InvalidInput(f"{path}: cannot be read: {reason_of(error)}") from None
     if len(content) > MAX_FILE_BYTES:
         raise LimitExceeded(f"{path}: larger than {MAX_FILE_BYTES} bytes")
     return parse_file(content, name=str(path))
@@ -199,7 +198,7 @@ def _keys_of_variable(model: type[BaseModel], name: str) -> tuple[tuple[str, ...
 
     ``LEGATION_SECTION__KEY`` is ours and must exist. A single word may belong to something
     else (Kubernetes sets LEGATION_PORT for a service named legation), so it is passed over
-    unless it is all but the name of a key.
+    unless it is all but the name of a key. So may the name of a table: LEGATION_SERVER.
     """
     if not name.startswith(PREFIX) or name == JOIN_TOKEN_VARIABLE:
         return (), None
@@ -208,11 +207,14 @@ def _keys_of_variable(model: type[BaseModel], name: str) -> tuple[tuple[str, ...
     for depth, key in enumerate(tables):
         section = _section(table, key)
         if section is None:
+            if key in table.model_fields:
+                return (), f"{name}: {_dotted(keys[:depth])}{key}: a single value, not a table"
             return (), _unknown(table, key, origin=name, prefix=_dotted(keys[:depth]))
         table = section
-    if last in table.model_fields and not _section(table, last):
+    single = [key for key in table.model_fields if not _section(table, key)]
+    if last in single:
         return keys, None
-    if tables or difflib.get_close_matches(last, table.model_fields, n=1, cutoff=0.85):
+    if tables or difflib.get_close_matches(last, single, n=1, cutoff=0.85):
         return (), _unknown(table, last, origin=name, prefix=_dotted(tuple(tables)))
     return (), None
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from legation.config.agent import AgentConfig
+from legation.config.files import open_without_waiting, reason_of
 from legation.config.server import Keys
 from legation.errors import InvalidInput, LimitExceeded, NotFound
 
@@ -44,13 +45,12 @@ def read_secret(path: Path) -> bytes:
         LimitExceeded: it is larger than 64 KiB.
     """
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = open_without_waiting(path)
     except FileNotFoundError:
         raise NotFound(f"there is no secret file {path}") from None
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"cannot read the secret file {path}: {_reason(error)}") from None
-    with os.fdopen(descriptor, "rb") as file:
+        raise InvalidInput(f"cannot read the secret file {path}: {reason_of(error)}") from None
+    with file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise InvalidInput(f"the secret file {path} is not a regular file")
@@ -145,7 +145,3 @@ def _passphrase(secret: bytes) -> KeyProtection:
 
 def _environment(given: Mapping[str, str] | None) -> Mapping[str, str]:
     return os.environ if given is None else given  # noqa: TID251 - configuration is read here
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -16,11 +16,7 @@ from legation.config.values import (
     ServerName,
     TrustDomainName,
 )
-
-# The words of legation.pki.keys.KeyAlgorithm that an authority may sign with.
-AuthorityKeyAlgorithm = Literal[
-    "ec-p256", "ec-p384", "rsa-3072", "rsa-4096", "ed25519", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87"
-]
+from legation.pki.keys import KeyAlgorithm
 
 
 class Listen(Section):
@@ -82,8 +78,8 @@ class Certificates(Section):
     operator_lifetime: Duration = timedelta(days=30)
     issuer_lifetime: Duration = timedelta(days=365)
     root_lifetime: Duration = timedelta(days=3650)
-    issuer_key: AuthorityKeyAlgorithm = "ec-p256"
-    root_key: AuthorityKeyAlgorithm = "ec-p384"
+    issuer_key: KeyAlgorithm = KeyAlgorithm.P256
+    root_key: KeyAlgorithm = KeyAlgorithm.P384
 
     @model_validator(mode="after")
     def _nested(self) -> Self:
@@ -112,7 +108,7 @@ class CRL(Section):
 
     validity: Duration = timedelta(hours=24)
     refresh: Duration = timedelta(hours=1)
-    shards: Annotated[int, Field(ge=1, le=4096)] = 4
+    shards: Annotated[int, Field(ge=1, le=256)] = 1
 
     @model_validator(mode="after")
     def _refreshed_in_time(self) -> Self:

@@ -265,9 +265,7 @@ class Load:
         pause_s: float = 0.0,
     ) -> None:
         """Add one caller that sends `per_connection` requests on each connection it opens."""
-        self._tasks.append(
-            asyncio.create_task(self._call(connect, path, per_connection, pause_s))
-        )
+        self._tasks.append(asyncio.create_task(self._call(connect, path, per_connection, pause_s)))
 
     async def stop(self) -> Tally:
         """Let each caller finish its present request, and return the tally."""

@@ -196,13 +196,13 @@ class Deployment:
             {
                 "name": AGENT_NAME,
                 "data_dir": str(data / "state"),
-                "socket": str(self.socket),
                 "join_token_file": str(data / "join-token"),
                 "server": {
                     "api": f"127.0.0.1:{self.ports.api}",
                     "agents": f"127.0.0.1:{self.ports.agents}",
                 },
-                "trust_bundle": str(self.credential / "bundle.pem"),
+                "trust_bundle_file": str(self.credential / "bundle.pem"),
+                "socket": {"path": str(self.socket)},
                 **extra,
             },
         )
@@ -217,6 +217,9 @@ def _write_toml(path: Path, tables: Mapping[str, Any]) -> Path:
     lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
     for name, table in tables.items():
         if isinstance(table, Mapping):
-            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+            lines += [
+                f"[{name}]",
+                *(f"{key} = {json.dumps(value)}" for key, value in table.items()),
+            ]
     path.write_text("\n".join(lines) + "\n")
     return path

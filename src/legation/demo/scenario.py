@@ -2,13 +2,10 @@
 
 import asyncio
 import json
-import os
 import re
-import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -25,70 +22,24 @@ from legation.demo.callers import (
     client_context,
     until_refused,
 )
-from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment, ProxyHandle
-from legation.demo.processes import free_port, listening
-from legation.demo.transcript import Transcript
-from legation.demo.workload import FetchedIdentity, fetch_identities
+from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN
+from legation.demo.stage import (
+    API,
+    BATCH,
+    BRIEF,
+    BRIEF_LIFETIME_S,
+    PARTNER,
+    POLICIES,
+    REPORTS,
+    ROTATING_LIFETIME,
+    STEADY_LIFETIME,
+    WEB,
+    Stage,
+    create_entries,
+    fetch_all,
+    start_services,
+)
 from legation.errors import LegationError
-
-API = f"spiffe://{TRUST_DOMAIN}/api"
-WEB = f"spiffe://{TRUST_DOMAIN}/web"
-PARTNER = f"spiffe://{TRUST_DOMAIN}/partner"
-REPORTS = f"spiffe://{TRUST_DOMAIN}/reports"
-BATCH = f"spiffe://{TRUST_DOMAIN}/batch"
-BRIEF = f"spiffe://{TRUST_DOMAIN}/brief"
-
-ROTATING_LIFETIME = "4s"
-STEADY_LIFETIME = "1h"
-BRIEF_LIFETIME_S = 3
-
-POLICIES = f"""\
-apiVersion: legation/v1
-kind: AuthorizationPolicy
-metadata:
-  name: callers-of-api
-spec:
-  target: {{spiffeIDs: ["{API}"]}}
-  action: ALLOW
-  rules:
-    - from: [{{spiffeIDs: ["{WEB}", "{PARTNER}", "{REPORTS}", "{BATCH}"]}}]
-      to: [{{methods: [GET, POST], paths: ["/api/*"]}}]
----
-apiVersion: legation/v1
-kind: AuthorizationPolicy
-metadata:
-  name: no-data-for-batch
-spec:
-  target: {{spiffeIDs: ["{API}"]}}
-  action: DENY
-  rules:
-    - from: [{{spiffeIDs: ["{BATCH}"]}}]
-      to: [{{paths: ["/api/data"]}}]
-"""
-
-
-@dataclass(slots=True, kw_only=True)
-class Stage:
-    """What the chapters share."""
-
-    deployment: Deployment
-    transcript: Transcript
-    clock: Clock
-    inbound: int = field(default_factory=free_port)  # the API's mutual-TLS port
-    outbound: int = field(default_factory=free_port)  # where the web service calls the API
-    api_port: int = field(default_factory=free_port)
-    web_port: int = field(default_factory=free_port)
-    api_proxy: ProxyHandle | None = None
-    identities: dict[str, FetchedIdentity] = field(default_factory=dict)
-
-    def context(self, spiffe_id: str, *alpn: str) -> Any:
-        """Build a TLS context that shows `spiffe_id`."""
-        identity = self.identities[spiffe_id]
-        return client_context(
-            authorities_pem=identity.bundle_pem,
-            credential=identity.credential,
-            alpn=alpn or ("http/1.1",),
-        )
 
 
 async def play(stage: Stage, *, rotation_s: float = 10.0, outage_s: float = 3.0) -> None:
@@ -116,10 +67,10 @@ async def found(stage: Stage) -> None:
     say.title("1. An authority, an agent, two services behind Envoy")
     await deployment.start()
     say.line(f"authority for {TRUST_DOMAIN} on SQLite; agent {AGENT_NAME} joined with a token")
-    await _create_entries(deployment)
+    await create_entries(deployment)
     await deployment.cli("policy", "apply", "-f", "-", input_text=POLICIES)
-    await _start_services(stage)
-    stage.identities = await _fetch_all(stage)
+    await start_services(stage)
+    stage.identities = await fetch_all(stage)
     issued = await deployment.cli_json("certificate", "list", "--limit", "1000")
     count = len(issued["items"])
     say.figure("identities.issued", count)
@@ -193,9 +144,7 @@ async def rotate(stage: Stage, *, seconds: float) -> None:
     load = Load()
     for _ in range(2):
         load.keep_alive(partial(HTTP1Connection.open, stage.outbound), "/api/data")
-    load.keep_alive(
-        partial(HTTP1Connection.open, stage.outbound), "/api/data", per_connection=1
-    )
+    load.keep_alive(partial(HTTP1Connection.open, stage.outbound), "/api/data", per_connection=1)
     load.keep_alive(partial(HTTP2Connection.open, stage.outbound), "/api/data")
     load.keep_alive(
         partial(HTTP1Connection.open, stage.inbound, stage.context(REPORTS)),
@@ -285,54 +234,9 @@ async def lose_authority(stage: Stage, *, seconds: float) -> None:
     say.line(f"authority back after {time.perf_counter() - began:.1f} s, nothing lost")
 
 
-async def _create_entries(deployment: Deployment) -> None:
-    caller = f"unix:path:{os.readlink('/proc/self/exe')}"
-    entries = (
-        ("api", f"unix:path:{deployment.envoy_path('api')}", ROTATING_LIFETIME),
-        ("web", f"unix:path:{deployment.envoy_path('web')}", ROTATING_LIFETIME),
-        ("partner", caller, STEADY_LIFETIME),
-        ("reports", caller, STEADY_LIFETIME),
-        ("batch", caller, STEADY_LIFETIME),
-        ("brief", caller, f"{BRIEF_LIFETIME_S}s"),
-    )
-    for name, selector, lifetime in entries:
-        await deployment.cli(
-            "entry", "create", "--id", name, "--spiffe-id", f"spiffe://{TRUST_DOMAIN}/{name}",
-            "--selector", selector, "--agent", AGENT_NAME, "--lifetime", lifetime,
-        )  # fmt: skip
-
-
-async def _start_services(stage: Stage) -> None:
-    run = [sys.executable, "-m", "legation.demo.apps"]
-    deployment = stage.deployment
-    api = await deployment.spawn("api", [*run, "api", str(stage.api_port)])
-    web = await deployment.spawn("web", [*run, "web", str(stage.web_port), str(stage.outbound)])
-    stage.api_proxy, _ = await asyncio.gather(
-        deployment.start_proxy(
-            "api", inbound=[f"127.0.0.1:{stage.inbound}=127.0.0.1:{stage.api_port}"]
-        ),
-        deployment.start_proxy(
-            "web", outbound=[f"127.0.0.1:{stage.outbound}={API}@127.0.0.1:{stage.inbound}"]
-        ),
-    )
-    for child, port in ((api, stage.api_port), (web, stage.web_port)):
-        await child.wait_until(partial(listening, port), what="its port")
-
-
-async def _fetch_all(stage: Stage) -> dict[str, FetchedIdentity]:
-    directory = stage.deployment.directory / "callers"
-    directory.mkdir(mode=0o700)
-    wanted = {PARTNER, REPORTS, BATCH, BRIEF}
-    for _ in range(100):
-        found_ids = await fetch_identities(stage.deployment.socket, directory)
-        if wanted <= found_ids.keys():
-            return found_ids
-        await asyncio.sleep(0.05)
-    raise LegationError(f"the agent gave {sorted(found_ids)} only")
-
-
 async def _tls_facts(stage: Stage) -> tuple[str, str]:
-    assert stage.api_proxy is not None
+    if stage.api_proxy is None:
+        raise LegationError("the API has no proxy yet")
     stats = await asyncio.to_thread(envoy_stats, stage.api_proxy.admin, r"listener\..*ssl\.")
     version = _named(stats, r"\.ssl\.versions\.(.+)")
     group = _named(stats, r"\.ssl\.curves\.(.+)")
@@ -388,7 +292,7 @@ async def _open_connections(stage: Stage) -> dict[str, Attempt]:
     return attempts
 
 
-async def _first_refusal(clock: Clock, attempt: Attempt) -> tuple[Any, Answer]:
+async def _first_refusal(clock: Clock, attempt: Attempt) -> tuple[datetime, Answer]:
     _, answer = await until_refused(attempt, since=time.perf_counter(), timeout_s=30)
     return clock.now(), answer
 
@@ -418,4 +322,3 @@ def _shown(answer: Answer) -> str:
 def _must(held: bool, otherwise: str) -> None:
     if not held:
         raise LegationError(f"the demo failed: {otherwise}")
-

@@ -26,7 +26,11 @@ def credential_of_another_authority(spiffe_id: str, path: Path, *, now: datetime
     validity = Validity(not_before=now - timedelta(minutes=1), not_after=now + timedelta(hours=1))
     root_key = generate_key()
     root = self_sign(
-        root_key, ROOT, subject=Subject(common_name="another authority"), serial=1, validity=validity
+        root_key,
+        ROOT,
+        subject=Subject(common_name="another authority"),
+        serial=1,
+        validity=validity,
     )
     key = generate_key()
     leaf = issue(

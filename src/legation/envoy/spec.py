@@ -53,7 +53,8 @@ class Address:
         valid_host = valid_host or (not bracketed and bool(_HOST_LABELS.match(name)))
         if not (colon and valid_host and port.isascii() and port.isdigit() and len(port) <= 5):
             raise InvalidInput(
-                f"{text[:80]!a} is not an address", remedy="write host:port, for example 127.0.0.1:8443"
+                f"{text[:80]!a} is not an address",
+                remedy="write host:port, for example 127.0.0.1:8443",
             )
         if not 1 <= int(port) <= 65535:
             raise InvalidInput(f"{port} is not a port", remedy="ports go from 1 to 65535")
@@ -148,7 +149,8 @@ class ProxySpec:
             raise InvalidInput(f"proxy {self.name} listens twice on {twice[0]}")
         if len(self._named_identities()) > 1:
             raise InvalidInput(
-                f"proxy {self.name} names two identities", remedy="start one proxy for each identity"
+                f"proxy {self.name} names two identities",
+                remedy="start one proxy for each identity",
             )
 
     @property
@@ -236,7 +238,9 @@ def _fields(item: object, path: str, known: set[str]) -> Mapping[str, object]:
             meant = nearest(str(key), known)
             raise InvalidInput(
                 f"{path} has an unknown field {str(key)[:80]!a}",
-                remedy=f"did you mean {meant!r}?" if meant else f"known are {', '.join(sorted(known))}",
+                remedy=f"did you mean {meant!r}?"
+                if meant
+                else f"known are {', '.join(sorted(known))}",
             )
     return item
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from legation.errors import InvalidInput, LimitExceeded
 from legation.pki import der as der_encoding
 from legation.pki.keys import PrivateKey, PublicKey, algorithm_of, signature_hash
+from legation.pki.parts import first_line
 from legation.pki.pem import decode_one
 from legation.pki.spiffe_id import SpiffeID
 
@@ -61,7 +62,7 @@ class CertificateRequest:
         except UnsupportedAlgorithm:
             raise InvalidInput(f"the {_WHAT} has a key of an unknown kind") from None
         except (ValueError, x509.InvalidVersion) as error:
-            raise InvalidInput(f"not a {_WHAT}: {_first_line(error)}") from None
+            raise InvalidInput(f"not a {_WHAT}: {first_line(error)}") from None
         algorithm_of(public_key)
         _check_possession(request)
         names = _requested_names(request)
@@ -101,7 +102,7 @@ def build_request(
             names.append(x509.UniformResourceIdentifier(str(spiffe_id)))
         names.extend(x509.DNSName(name) for name in dns_names)
     except ValueError as error:
-        raise InvalidInput(f"not a DNS name: {_first_line(error)}") from None
+        raise InvalidInput(f"not a DNS name: {first_line(error)}") from None
     if names:
         # RFC 5280, section 4.2.1.6: critical, since the subject is empty.
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
@@ -125,7 +126,7 @@ def _requested_names(request: x509.CertificateSigningRequest) -> list[x509.Gener
     try:
         extensions = request.extensions
     except (ValueError, x509.DuplicateExtension) as error:
-        raise InvalidInput(f"the {_WHAT} has a bad extension: {_first_line(error)}") from None
+        raise InvalidInput(f"the {_WHAT} has a bad extension: {first_line(error)}") from None
     except x509.UnsupportedGeneralNameType:
         raise InvalidInput(f"the {_WHAT} has a name of an unknown kind") from None
     names: list[x509.GeneralName] = []
@@ -151,7 +152,3 @@ def _spiffe_ids(names: Sequence[x509.GeneralName]) -> tuple[SpiffeID, ...]:
             f"the {_WHAT} asks for {len(uris)} URIs", remedy="ask for one SPIFFE ID at most"
         )
     return tuple(SpiffeID.parse(uri) for uri in uris)
-
-
-def _first_line(error: Exception) -> str:
-    return ascii(str(error).partition("\n")[0][:120])[1:-1]

@@ -8,12 +8,14 @@ for more than these two methods.
 import hashlib
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from legation.errors import InvalidInput
 
@@ -32,6 +34,22 @@ PublicKey: TypeAlias = (
     | mldsa.MLDSA44PublicKey
     | mldsa.MLDSA65PublicKey
     | mldsa.MLDSA87PublicKey
+)
+
+# How certificates and lists may be signed: what the accepted keys make, no SHA-1, no MD5.
+SIGNATURE_ALGORITHMS: Final = frozenset(
+    {
+        SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+        SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+        SignatureAlgorithmOID.ECDSA_WITH_SHA512,
+        SignatureAlgorithmOID.RSA_WITH_SHA256,
+        SignatureAlgorithmOID.RSA_WITH_SHA384,
+        SignatureAlgorithmOID.RSA_WITH_SHA512,
+        SignatureAlgorithmOID.ED25519,
+        SignatureAlgorithmOID.ML_DSA_44,
+        SignatureAlgorithmOID.ML_DSA_65,
+        SignatureAlgorithmOID.ML_DSA_87,
+    }
 )
 
 # Smaller exponents invite padding attacks, larger ones cost verifiers time; FIPS 186-5,
@@ -138,7 +156,7 @@ def bound_signer(private_key: PrivateKey) -> Callable[[bytes], bytes]:
     digest = signature_hash(private_key.public_key())
     key: Any = private_key  # the four `sign` methods share no signature
     if isinstance(private_key, ec.EllipticCurvePrivateKey):
-        method = ec.ECDSA(_chosen(digest))
+        method = ec.ECDSA(cast("hashes.HashAlgorithm", digest))
         return lambda data: bytes(key.sign(data, method))
     if isinstance(private_key, rsa.RSAPrivateKey):
         # PKCS #1 v1.5, not PSS: every TLS library in use verifies it in certificates.
@@ -153,16 +171,43 @@ def verify(public_key: PublicKey, signature: bytes, data: bytes) -> bool:
     Raises:
         InvalidInput: the key is not accepted.
     """
-    digest = signature_hash(public_key)
+    return _verify(public_key, signature, data, signature_hash(public_key))
+
+
+def verify_with(
+    public_key: PublicKey,
+    signature: bytes,
+    data: bytes,
+    *,
+    algorithm: x509.ObjectIdentifier,
+    digest: hashes.HashAlgorithm | None,
+) -> bool:
+    """Tell whether `signature` is valid, by an algorithm that the signer chose.
+
+    False as well for an algorithm that does not count (`SIGNATURE_ALGORITHMS`).
+
+    Raises:
+        InvalidInput: the key is not accepted.
+    """
+    algorithm_of(public_key)
+    return algorithm in SIGNATURE_ALGORITHMS and _verify(public_key, signature, data, digest)
+
+
+def _verify(
+    public_key: PublicKey, signature: bytes, data: bytes, digest: hashes.HashAlgorithm | None
+) -> bool:
     key: Any = public_key
     arguments: tuple[object, ...] = ()
+    # A key that needs a hash and a signature without one do not belong together.
+    if isinstance(public_key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey) != (digest is not None):
+        return False
     if isinstance(public_key, ec.EllipticCurvePublicKey):
-        arguments = (ec.ECDSA(_chosen(digest)),)
+        arguments = (ec.ECDSA(cast("hashes.HashAlgorithm", digest)),)
     elif isinstance(public_key, rsa.RSAPublicKey):
         arguments = (padding.PKCS1v15(), digest)
     try:
         key.verify(signature, data, *arguments)
-    except (InvalidSignature, UnsupportedAlgorithm):
+    except InvalidSignature:
         return False
     return True
 
@@ -177,21 +222,18 @@ def key_fingerprint(public_key: PublicKey) -> bytes:
     return hashlib.sha256(public_key_der(public_key)).digest()
 
 
+def key_bits(public_key: PublicKey) -> bytes:
+    """Return the content of the `subjectPublicKey` bit string, which key identifiers hash."""
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        return public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return public_key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    return public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
 def key_id(public_key: PublicKey) -> bytes:
     """Return the 20 bytes of the subject key identifier: RFC 7093, section 2, method 1.
 
-    That is SHA-256 where RFC 5280 suggests SHA-1, so that no part of Legation needs SHA-1.
+    That is SHA-256 where RFC 5280 suggests SHA-1, so that no name of a key rests on SHA-1.
     """
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        bits = public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    elif isinstance(public_key, rsa.RSAPublicKey):
-        bits = public_key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
-    else:
-        bits = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return hashlib.sha256(bits).digest()[:20]
-
-
-def _chosen(digest: hashes.SHA256 | hashes.SHA384 | None) -> hashes.SHA256 | hashes.SHA384:
-    if digest is None:
-        raise AssertionError("an elliptic-curve key always has a hash")
-    return digest
+    return hashlib.sha256(key_bits(public_key)).digest()[:20]

@@ -23,9 +23,9 @@ class Presence(Enum):
     FORBIDDEN = "forbidden"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Profile:
-    """One kind of certificate.
+    """One kind of certificate. Each is one object, compared as such.
 
     Attributes:
         name: the word for it in the store, the API and the log.

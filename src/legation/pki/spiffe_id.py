@@ -70,13 +70,13 @@ class SpiffeID:
     def __post_init__(self) -> None:
         length = len(SCHEME) + len(self.trust_domain.name) + len(self.path)
         if length > MAX_ID_LENGTH:
-            raise InvalidInput(
-                f"a SPIFFE ID has at most {MAX_ID_LENGTH} bytes, this one {length}"
-            )
+            raise InvalidInput(f"a SPIFFE ID has at most {MAX_ID_LENGTH} bytes, this one {length}")
         if not self.path:
             return
         if not self.path.startswith("/"):
-            raise InvalidInput(f"the path of a SPIFFE ID starts with a slash, not {_shown(self.path)}")
+            raise InvalidInput(
+                f"the path of a SPIFFE ID starts with a slash, not {_shown(self.path)}"
+            )
         for segment in self.path[1:].split("/"):
             if segment in {"", ".", ".."} or not _SEGMENT.match(segment):
                 raise InvalidInput(

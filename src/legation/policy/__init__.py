@@ -1,5 +1,7 @@
 """Authorization: who may call whom. Pure, and nothing but the standard library."""
 
+from legation.policy.decision import DEFAULT_DENY, Decision, Request
+from legation.policy.matcher import PolicyMatcher
 from legation.policy.model import (
     Action,
     AuthorizationPolicy,
@@ -13,8 +15,10 @@ from legation.policy.patterns import Form, PathPattern, SpiffeIDPattern
 from legation.policy.reading import InvalidPolicy, PolicyTooLarge
 
 __all__ = [
+    "DEFAULT_DENY",
     "Action",
     "AuthorizationPolicy",
+    "Decision",
     "Form",
     "InvalidPolicy",
     "Mode",
@@ -22,7 +26,9 @@ __all__ = [
     "PathAction",
     "PathPattern",
     "PathVerdict",
+    "PolicyMatcher",
     "PolicyTooLarge",
+    "Request",
     "Rule",
     "Source",
     "SpiffeIDPattern",

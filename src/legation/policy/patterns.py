@@ -14,7 +14,8 @@ A SPIFFE ID pattern is a SPIFFE ID in which a ``*`` may stand for a whole path s
 A path pattern is ``/exact``, ``/below/*`` (every path that starts with ``/below/``),
 ``*/suffix`` (every path that ends in ``/suffix``) or ``*`` (any path). It is compared with the
 normalised path without the query, so a pattern that is not itself normalised could never
-match, and is refused: in a DENY policy it would be a hole.
+match, and is refused: in a DENY policy it would be a hole. The pattern ``/`` matches the path
+``//`` as well, which is what Envoy leaves of a path of nothing but slashes.
 """
 
 import re
@@ -174,7 +175,7 @@ class PathPattern:
         """Tell whether `url_path`, normalised and without its query, is meant."""
         match self.form:
             case Form.EXACT:
-                return url_path == self.operand
+                return url_path == self.operand or (url_path == "//" and self.operand == "/")
             case Form.PREFIX:
                 return url_path.startswith(self.operand)
             case Form.SUFFIX:
@@ -194,7 +195,7 @@ def _check_normalised(operand: str, text: str, path: str) -> None:
             path, f"{shown(text)} has a query or fragment", remedy="paths are compared without them"
         )
     verdict = normalise_path(operand)
-    if verdict.action is not PathAction.CONTINUE or verdict.path != operand:
+    if verdict.action is not PathAction.CONTINUE or verdict.path != operand or operand == "//":
         raise InvalidPolicy(
             path,
             f"{shown(text)} can never match: it is not a normalised path",

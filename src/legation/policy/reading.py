@@ -149,15 +149,20 @@ def text_at(value: object, path: str) -> str:
     return value
 
 
-_KINDS: tuple[tuple[type, str], ...] = (
-    (Mapping, "a mapping"),
-    (list, "a list"),
-    (str, "text"),
-    (bool, "true or false"),
-    (int | float, "a number"),  # type: ignore[arg-type]
-    (type(None), "nothing"),
-)
-
-
 def _kind(value: object) -> str:
-    return next((name for kind, name in _KINDS if isinstance(value, kind)), type(value).__name__)
+    """Name a type in the words of YAML and JSON."""
+    match value:
+        case Mapping():
+            return "a mapping"
+        case list() | tuple():
+            return "a list"
+        case str():
+            return "text"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case None:
+            return "nothing"
+        case _:
+            return type(value).__name__

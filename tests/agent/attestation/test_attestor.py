@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -41,14 +42,17 @@ def attestor():
 
 
 @pytest.fixture
-def listener(tmp_path):
-    tmp_path.chmod(0o755)
-    path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        path.chmod(0o666)
-        listener.listen()
-        yield listener
+def listener():
+    # Not below tmp_path, which other users cannot enter.
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "s"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            path.chmod(0o666)
+            listener.listen()
+            listener.settimeout(10)
+            yield listener
 
 
 class Caller:

@@ -91,8 +91,10 @@ class FeedStore(Protocol):
         """
         ...
 
-    async def compact(self, *, before: int, at: datetime, limit: int) -> int:
-        """Forget superseded events and deletions older than revision `before`, and expired ones.
+    async def compact(self, *, upto: int, at: datetime, limit: int) -> int:
+        """Forget superseded events and deletions up to a revision, and all expired events.
+
+        The horizon moves up to `upto` at once.
 
         Returns:
             How many were forgotten, at most `limit`; fewer means that all are done.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from legation.causes import Cause
 from legation.errors import InvalidInput
@@ -11,6 +11,9 @@ from legation.pki.spiffe_id import SpiffeID
 from legation.policy import AuthorizationPolicy
 from legation.wire.feed.events import FeedEvent, Kind
 from legation.wire.feed.values import Ban, PublishedCRL, Revocation, WorkloadEntry
+
+_SetValue = Callable[["FeedState", str, Mapping[str, Any]], None]
+_Delete = Callable[["FeedState", str], object]
 
 
 class FeedState:
@@ -87,13 +90,7 @@ class FeedState:
     def _set_crl(self, key: str, value: Mapping[str, Any]) -> None:
         self.crls[key] = PublishedCRL.from_value(value)
 
-    _FOLDS: dict[
-        Kind,
-        tuple[
-            Callable[["FeedState", str, Mapping[str, Any]], None],
-            Callable[["FeedState", str], object],
-        ],
-    ] = {
+    _FOLDS: ClassVar[dict[Kind, tuple[_SetValue, _Delete]]] = {
         Kind.BUNDLE: (_set_bundle, lambda state, key: state.bundles.pop(key, None)),
         Kind.ENTRY: (_set_entry, lambda state, key: state.entries.pop(key, None)),
         Kind.POLICY: (_set_policy, lambda state, key: state.policies.pop(key, None)),

@@ -129,17 +129,17 @@ def _committed(body: bytes, signature: bytes) -> CommittedEvent:
     )
 
 
-def compact(transaction: Transaction, *, before: int, at: datetime, limit: int) -> int:
-    """Forget what no reader at or after revision `before` needs."""
+def compact(transaction: Transaction, *, upto: int, at: datetime, limit: int) -> int:
+    """Forget what no reader that holds revision `upto` needs."""
     connection = transaction.connection
-    set_meta(connection, "horizon", max(before, meta(connection, "horizon", 0)))
+    set_meta(connection, "horizon", max(upto, meta(connection, "horizon", 0)))
     # A deletion below the horizon tells a reader nothing: a snapshot without the key
     # says the same, and a reader beyond the horizon has seen it.
     forgotten = connection.execute(
         "DELETE FROM events WHERE revision IN (SELECT revision FROM events"
-        " WHERE revision < ? AND (superseded_by IS NOT NULL OR deletes = 1)"
-        " AND ifnull(superseded_by, 0) <= ? ORDER BY revision LIMIT ?)",
-        (before, before, limit),
+        " WHERE revision <= ? AND (superseded_by IS NOT NULL OR deletes = 1)"
+        " ORDER BY revision LIMIT ?)",
+        (upto, limit),
     ).rowcount
     forgotten += connection.execute(
         "DELETE FROM events WHERE revision IN (SELECT revision FROM events"

@@ -7,9 +7,10 @@ Let's Encrypt signs its twin with a throw-away key; a placeholder tests the same
 costs no signature, and can never be mistaken for a certificate.
 """
 
+from abc import ABCMeta
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from typing import Any, Final, cast
 
 from cryptography import x509
@@ -19,13 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from legation.causes import Cause, Failure
 from legation.errors import InternalError, InvalidInput, VerificationError
 from legation.pki import der as der_encoding
+from legation.pki.issuance.values import Validity
 from legation.pki.keys import PrivateKey, PublicKey, bound_signer, signature_hash
 from legation.pki.lint import Severity, lint
 from legation.pki.profiles import Profile
 
 _PLACEHOLDER: Final = b"not yet signed"
 _PLACEHOLDER_BITS: Final = der_encoding.bit_string(_PLACEHOLDER)
-_KEY_TYPES: Final[tuple[type, ...]] = (
+_KEY_TYPES: Final[tuple[ABCMeta, ...]] = (
     ec.EllipticCurvePrivateKey,
     rsa.RSAPrivateKey,
     ed25519.Ed25519PrivateKey,
@@ -43,8 +45,7 @@ class Contents:
     subject: x509.Name
     public_key: PublicKey
     serial: int
-    not_before: datetime
-    not_after: datetime
+    validity: Validity
     extensions: Sequence[x509.Extension[x509.ExtensionType]]
 
 
@@ -86,8 +87,8 @@ class TwinSigner:
                 contents.subject,
                 contents.public_key,
                 contents.serial,
-                contents.not_before,
-                contents.not_after,
+                contents.validity.not_before,
+                contents.validity.not_after,
                 list(contents.extensions),
             ).sign(self._placeholder, self._hash)
         except (ValueError, TypeError) as error:
@@ -113,7 +114,7 @@ class TwinSigner:
 def _placeholder_for(private_key: PrivateKey) -> Any:
     """Return a key of the same kind that "signs" with the placeholder."""
     public_key = private_key.public_key()
-    kind = next(kind for kind in _KEY_TYPES if isinstance(private_key, kind))
+    kind = next(filter(partial(isinstance, private_key), _KEY_TYPES))
     members: dict[str, Any] = dict.fromkeys(kind.__abstractmethods__, _refuse)
     members["sign"] = lambda _self, *_arguments: _PLACEHOLDER
     members["public_key"] = lambda _self: public_key

@@ -1,0 +1,284 @@
+"""One connected proxy: bring it to the newest snapshot, and state what it has in force.
+
+The order of things at each revision:
+
+1. The snapshot is built; what changed is sent, and the proxy acknowledges or refuses it.
+2. When everything is acknowledged, new handshakes and requests of revoked peers are refused,
+   so no connection that is cut now can come back.
+3. The open connections of revoked peers are cut.
+4. Only then the point is stated to be at that revision.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from legation.agent.discovery.connections import ConnectionTable, OpenConnection
+from legation.agent.discovery.cutting import DRAIN, SOCKET_DESTROY
+from legation.agent.discovery.identity import find_identity, identity_for, inputs_from
+from legation.agent.discovery.messages import RawMessage
+from legation.agent.discovery.session import Request, Session
+from legation.agent.discovery.surroundings import Surroundings
+from legation.agent.model import (
+    AttestedCaller,
+    PointState,
+    WorkloadIdentity,
+)
+from legation.causes import Cause
+from legation.envoy import type_urls
+from legation.envoy.revocation import RevokedPeers
+from legation.envoy.snapshot import Snapshot, build
+from legation.envoy.spec import Address, Outbound, ProxySpec
+from legation.errors import LegationError
+
+KIND = "envoy"
+# How long a drain may take before the revision is stated with a note about it.
+DRAIN_LIMIT_S = 15.0
+_DRAIN_POLL_S = 0.05
+_MAX_NOTE = 300
+_NEVER = -1
+
+_log = logging.getLogger(__name__)
+
+Send = Callable[[RawMessage], Awaitable[None]]
+
+
+class ConnectedProxy:
+    """One Envoy with an open ADS stream.
+
+    Args:
+        point: the name of the enforcement point.
+        spec: what the proxy is for.
+        caller: the attested process.
+        around: what all proxies share.
+        attest: attests the process again; a key goes only to who has just shown itself.
+
+    Raises:
+        NotPermitted: no identity for this caller.
+    """
+
+    def __init__(
+        self,
+        point: str,
+        spec: ProxySpec,
+        caller: AttestedCaller,
+        around: Surroundings,
+        *,
+        attest: Callable[[], Awaitable[AttestedCaller]],
+    ) -> None:
+        self.point = point
+        self.spec = spec
+        self.pid = caller.pid
+        self.table = ConnectionTable()
+        self._around = around
+        self._attest = attest
+        self._caller = caller
+        self._identity = identity_for(around.identities, caller, spec)
+        self._session = Session()
+        self._drain_epochs: dict[str, int] = {}
+        self._stale = False
+        self._withdrawn = self._cut_note = ""
+        self._work, self._enforce = asyncio.Event(), asyncio.Event()
+        self._snapshot = self._build(None)
+        self._enforced: Snapshot | None = None
+        self._stated = _NEVER
+        self._applied_at = around.clock.now()
+        # From now on this point exists, with nothing in force yet.
+        self._state(_NEVER)
+
+    @property
+    def spiffe_id(self) -> str:
+        """The identity it acts under."""
+        return self._identity.spiffe_id
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What this point can do beyond refusing."""
+        return (SOCKET_DESTROY if self._around.cutter.reaches(self.pid) else DRAIN,)
+
+    def state_changed(self) -> None:
+        """Take note that identities or the feed have changed."""
+        self._stale = True
+        self._work.set()
+
+    def receive(self, request: Request) -> None:
+        """Take in a request of the proxy.
+
+        Raises:
+            InvalidInput: a type that is not served here.
+        """
+        settled = self._session.receive(request)
+        if request.error and settled:
+            kind = request.type_url.rpartition(".")[2]
+            _log.error("proxy %s refuses its new %s: %s", self.point, kind, request.error)
+            self._state(self._stated)
+        self._work.set()
+
+    def refusal(self, connection: OpenConnection) -> Cause | None:
+        """Return the cause for which the peer of a new connection is refused, or None."""
+        if connection.serial is None:
+            return None
+        return self._around.identities.state.refusal(
+            serial=connection.serial, spiffe_id=connection.spiffe_id
+        )
+
+    async def run(self, send: Send) -> None:
+        """Serve the proxy until cancelled; `send` writes to its stream."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._push(send))
+            tasks.create_task(self._enforce_held())
+
+    async def _push(self, send: Send) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if self._stale:
+                self._stale = False
+                await self._refresh()
+            for push in self._session.offer(self._snapshot):
+                held = self._snapshot.by_type[push.type_url]
+                encoded = self._around.encoder.resources(push.type_url, held.digest, held.resources)
+                await send(
+                    self._around.encoder.response(
+                        push.type_url,
+                        push.version,
+                        push.nonce,
+                        [encoded[name] for name in push.names],
+                    )
+                )
+            if self._session.holds(self._snapshot):
+                self._enforce.set()
+
+    async def _refresh(self) -> None:
+        held = self._around.identities.identities_for(self._caller)
+        current = find_identity(held, self.spiffe_id)
+        if current is not None and current.serial != self._identity.serial:
+            # The process behind an old stream may be another program by now.
+            current = await self._identity_shown_again()
+        if current is None:
+            # It keeps what it has: a proxy that hears of no revocation would be worse.
+            self._withdrawn = "its identity was withdrawn"
+        else:
+            self._identity, self._withdrawn = current, ""
+        self._snapshot = self._build(self._snapshot)
+
+    async def _identity_shown_again(self) -> WorkloadIdentity | None:
+        try:
+            self._caller = await self._attest()
+        except LegationError as error:
+            _log.warning("proxy %s cannot be attested again: %s", self.point, error)
+            return None
+        held = self._around.identities.identities_for(self._caller)
+        return find_identity(held, self.spiffe_id)
+
+    def _build(self, previous: Snapshot | None) -> Snapshot:
+        inputs = inputs_from(
+            self._identity, self.spec, self._around.identities, drain_epochs=self._drain_epochs
+        )
+        return build(inputs, previous=previous)
+
+    async def _enforce_held(self) -> None:
+        while True:
+            await self._enforce.wait()
+            self._enforce.clear()
+            snapshot = self._snapshot
+            if snapshot.revision == self._stated:
+                continue
+            try:
+                note = await self._end_open_connections(snapshot)
+            except LegationError as error:
+                _log.error("proxy %s: open connections were not cut: %s", self.point, error)
+                note = f"open connections were not cut: {error.message}"
+            self._enforced = snapshot
+            self._cut_note = note
+            self._state(snapshot.revision)
+
+    async def _end_open_connections(self, snapshot: Snapshot) -> str:
+        """Cut or drain what revoked peers still hold open; return what was done."""
+        upstreams = self._upstreams_revoked(snapshot)
+        unknown = self._peers_revoked(snapshot)
+        cutter = self._around.cutter
+        if not cutter.reaches(self.pid):
+            return await self._drain(upstreams, unknown=unknown)
+        ports = [Address.parse(inbound.listen).port for inbound in self.spec.inbound]
+        cut = await cutter.cut_inbound(ports, self.table, self._is_refused, unknown=unknown)
+        addresses = [Address.parse(outbound.upstream) for outbound in upstreams]
+        cut += await cutter.cut_outbound(self.pid, addresses)
+        return f"cut {cut} connections" if cut else ""
+
+    async def _drain(self, upstreams: Iterable[Outbound], *, unknown: bool) -> str:
+        doomed = [item.endpoints for item in self.table.refused(self._is_refused)]
+        listens = [outbound.listen for outbound in upstreams]
+        if doomed or unknown:
+            listens += [inbound.listen for inbound in self.spec.inbound]
+        if not listens:
+            return ""
+        for listen in listens:
+            self._drain_epochs[listen] = self._drain_epochs.get(listen, 0) + 1
+        self._snapshot = self._build(self._snapshot)
+        self._work.set()
+        clock, left = self._around.clock, len(doomed)
+        deadline = clock.monotonic() + DRAIN_LIMIT_S
+        while clock.monotonic() < deadline:
+            left = sum(endpoints in self.table for endpoints in doomed)
+            if not left and self._session.holds(self._snapshot):
+                break
+            await asyncio.sleep(_DRAIN_POLL_S)
+        drained = f"drained {len(doomed) - left} connections"
+        return f"{drained}, {left} are still open" if left else drained
+
+    def _is_refused(self, connection: OpenConnection) -> bool:
+        return self.refusal(connection) is not None
+
+    def _peers_revoked(self, snapshot: Snapshot) -> bool:
+        """Tell whether peers were revoked since the last time connections were cut."""
+        now, before = snapshot.revoked, RevokedPeers()
+        if self._enforced is not None:
+            before = self._enforced.revoked
+        elif self._brought(snapshot, type_urls.EXTENSION):
+            return False
+        return bool(
+            set(now.serials) - set(before.serials) or set(now.identities) - set(before.identities)
+        )
+
+    def _upstreams_revoked(self, snapshot: Snapshot) -> list[Outbound]:
+        if self._enforced is not None:
+            before = self._enforced.upstream_facts
+        elif self._brought(snapshot, type_urls.CLUSTER):
+            return []
+        else:
+            before = {}
+        return [
+            outbound
+            for outbound, facts in snapshot.upstream_facts.items()
+            if facts - before.get(outbound, frozenset())
+        ]
+
+    def _brought(self, snapshot: Snapshot, type_url: str) -> bool:
+        """Tell whether the proxy held these resources already when it came.
+
+        It may have lived through a restart of the agent. What was revoked meanwhile shows
+        in the digest at the end of the version that it brings.
+        """
+        digest = self._session.brought(type_url).rpartition(".")[2]
+        return bool(digest) and snapshot.by_type[type_url].digest.startswith(digest)
+
+    def _state(self, revision: int) -> None:
+        if revision != self._stated:
+            self._stated, self._applied_at = revision, self._around.clock.now()
+        refused = (
+            f"refused {url.rpartition('.')[2]}: {e}" for url, e in self._session.errors.items()
+        )
+        lists = "" if self._snapshot.lists_in_force else "no revocation lists in force"
+        notes = (self._cut_note, self._withdrawn, lists, *refused)
+        self._around.board.put(
+            PointState(
+                id=self.point,
+                kind=KIND,
+                spiffe_id=self.spiffe_id,
+                revision=max(revision, 0),
+                applied_at=self._applied_at,
+                capabilities=self.capabilities,
+                notes=tuple(note[:_MAX_NOTE] for note in notes if note),
+            )
+        )

@@ -1,0 +1,136 @@
+"""What a proxy tells its agent about connections, as plain values."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+from cryptography import x509
+
+from legation.agent.discovery.connections import Endpoints, OpenConnection
+from legation.causes import Cause, cause_of
+from legation.envoy.access_log import (
+    CONNECTION_LOG,
+    TAG_CAUSE,
+    TAG_POLICY,
+    TAG_SERIAL,
+    TAG_TERMINATION,
+    TAG_URI,
+)
+from legation.errors import InvalidInput
+
+_MAX_RAW = 300
+_MAX_PEER = 2048
+_RBAC_REFUSAL = "rbac_access_denied_matched_policy"
+# What Envoy closes a connection with that no filter chain wants: plaintext at a TLS port.
+_NO_CHAIN = "filter_chain_not_found"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A connection or request that was refused."""
+
+    cause: Cause
+    peer: str
+    serial: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One entry of an access log: a connection that ended, or a call that failed."""
+
+    ended: Endpoints | None
+    ended_at: float
+    refused: Refused | None
+
+
+def opened(attributes: Any, *, at: float) -> OpenConnection:
+    """Read the attributes of an authorization check as a new connection.
+
+    Raises:
+        InvalidInput: there are no addresses in it, or the certificate cannot be read.
+    """
+    source, destination = attributes.source, attributes.destination
+    certificate = source.certificate
+    return OpenConnection(
+        endpoints=_endpoints(destination.address, source.address),
+        spiffe_id=source.principal if certificate else "",
+        serial=_serial_of(certificate) if certificate else None,
+        opened_at=at,
+    )
+
+
+def records(message: Any, log_name: str) -> Iterator[Record]:
+    """Read the entries of one message of the access log service."""
+    for entry in message.tcp_logs.log_entry:
+        common = entry.common_properties
+        ended, ended_at = None, 0.0
+        if log_name == CONNECTION_LOG:
+            ended = _ended(common)
+            ended_at = _seconds(common.start_time) + _seconds(common.duration)
+        yield Record(ended=ended, ended_at=ended_at or math.inf, refused=_refused(common))
+
+
+def _ended(common: Any) -> Endpoints | None:
+    try:
+        return _endpoints(common.downstream_local_address, common.downstream_direct_remote_address)
+    except InvalidInput:
+        return None
+
+
+def _refused(common: Any) -> Refused | None:
+    tags = common.custom_tags
+    peer, serial = _tag(tags, TAG_URI), _tag(tags, TAG_SERIAL)
+    termination = _tag(tags, TAG_TERMINATION)
+    raw = common.downstream_transport_failure_reason or common.upstream_transport_failure_reason
+    if raw:
+        cause = cause_of(raw)
+    elif _tag(tags, TAG_CAUSE):
+        cause, raw = _cause(_tag(tags, TAG_CAUSE)), f"policy {_tag(tags, TAG_POLICY) or 'none'}"
+    elif _RBAC_REFUSAL in termination:
+        name = termination.partition("[")[2].rpartition("]")[0]
+        cause, raw = _cause(name), f"policy {name}"
+    elif _NO_CHAIN in termination:
+        cause, raw = Cause.PLAINTEXT, termination
+    else:
+        return None
+    return Refused(
+        cause=cause, peer=peer[:_MAX_PEER], serial=serial[:64].lower(), raw=raw[:_MAX_RAW]
+    )
+
+
+def _cause(word: str) -> Cause:
+    """Read the name of a matched RBAC action: a cause for a revoked peer, else a policy."""
+    known = (Cause.CERTIFICATE_REVOKED, Cause.IDENTITY_BANNED)
+    return next((cause for cause in known if cause == word), Cause.POLICY_DENIED)
+
+
+def _endpoints(local: Any, remote: Any) -> Endpoints:
+    try:
+        return Endpoints.of(
+            (local.socket_address.address, local.socket_address.port_value),
+            (remote.socket_address.address, remote.socket_address.port_value),
+        )
+    except ValueError:
+        raise InvalidInput("a connection without addresses") from None
+
+
+# A caller that opens many connections shows the same certificate each time.
+@lru_cache(maxsize=1024)
+def _serial_of(certificate: str) -> int:
+    try:
+        return x509.load_pem_x509_certificate(unquote(certificate).encode()).serial_number
+    except ValueError:
+        raise InvalidInput("the peer's certificate cannot be read") from None
+
+
+def _tag(tags: Any, name: str) -> str:
+    text = str(tags.get(name, ""))
+    return "" if text == "-" else text
+
+
+def _seconds(moment: Any) -> float:
+    return float(moment.seconds) + float(moment.nanos) / 1e9

@@ -1,0 +1,149 @@
+"""The feed on the agent's disk, so that a restart during an outage forgets nothing.
+
+The file is the log of `Events` messages as they arrived, signatures included: reading it
+back goes through the same checks as the network. Each record is its length and CRC-32,
+big-endian, and the message. A torn tail is what a crash leaves; it is cut off.
+"""
+
+import asyncio
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from google.protobuf.message import DecodeError
+
+from legation.agent.private_files import sync_directory
+from legation.errors import InternalError, InvalidInput, Unavailable
+from legation.wire.feed import FeedEvent
+from legation.wire.protobuf import agent_pb2
+
+MAX_RECORD = 64 << 20
+_HEADER = struct.Struct(">II")
+_COMPACT_FROM = 4 << 20
+_COMPACT_GROWTH = 4
+
+
+class FeedCache:
+    """An append-only file of feed parts, rewritten at snapshots and when it has grown."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self._compacted_size = 0
+
+    def load(self) -> Iterator[agent_pb2.Events]:
+        """Yield the parts in order, and cut off what follows the last whole one.
+
+        Call it once, and to the end, before anything else.
+
+        Raises:
+            Unavailable: the disk refuses.
+        """
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Unavailable(f"{self._path} cannot be used: {error.strerror}") from None
+        self._file = os.fdopen(fd, "r+b")
+        for part, end in _records(self._file):
+            self._size = end
+            yield part
+        self._compacted_size = self._size
+        self._file.truncate(self._size)
+        self._file.seek(self._size)
+
+    def append(self, part: agent_pb2.Events) -> None:
+        """Add a part. It survives the end of this process, and a power cut a little later.
+
+        Losing the tail costs nothing: the agent asks for what follows its last revision.
+        """
+        if self._file is None:
+            raise InternalError("the feed cache is used before it is loaded")
+        self._size += self._file.write(_record(part))
+        self._file.flush()
+
+    def replace(self, parts: Iterable[agent_pb2.Events]) -> None:
+        """Replace everything, by a snapshot's parts; on disk when this returns."""
+        self._swap(b"".join(_record(part) for part in parts))
+
+    @property
+    def overgrown(self) -> bool:
+        """Whether `compact` would be worth its while."""
+        return self._size > max(_COMPACT_FROM, _COMPACT_GROWTH * self._compacted_size)
+
+    async def compact(self, *, current: Callable[[FeedEvent], bool]) -> None:
+        """Rewrite the file as one snapshot of the newest events for which `current` holds.
+
+        Reads and writes in a thread; parts may be appended meanwhile.
+        """
+        until = self._size
+        snapshot = await asyncio.to_thread(self._snapshot, until, current)
+        with self._path.open("rb") as file:
+            file.seek(until)
+            self._swap(snapshot + file.read())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _snapshot(self, until: int, current: Callable[[FeedEvent], bool]) -> bytes:
+        whole = agent_pb2.Events(snapshot=True, complete=True)
+        newest: dict[tuple[str, str], agent_pb2.Event] = {}
+        with self._path.open("rb") as file:
+            for part, end in _records(file):
+                if part.snapshot:
+                    newest.clear()
+                    whole.revision = 0
+                whole.feed_id, whole.revision = part.feed_id, max(whole.revision, part.revision)
+                for message in part.events:
+                    try:
+                        event = FeedEvent.from_bytes(message.body)
+                    except InvalidInput:
+                        continue
+                    newest.pop((event.kind, event.key), None)
+                    if event.value is not None and current(event):
+                        newest[event.kind, event.key] = message
+                if end >= until:
+                    break
+        whole.events.extend(newest.values())
+        return _record(whole)
+
+    def _swap(self, content: bytes) -> None:
+        draft = self._path.with_name(f".{self._path.name}.new")
+        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        file = os.fdopen(fd, "r+b")
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+        draft.replace(self._path)
+        sync_directory(self._path.parent)
+        self.close()
+        self._file, self._size, self._compacted_size = file, len(content), len(content)
+
+
+def _record(part: agent_pb2.Events) -> bytes:
+    payload = part.SerializeToString()
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _records(file: BinaryIO) -> Iterator[tuple[agent_pb2.Events, int]]:
+    """Yield whole records and where they end; stop before the first that is not whole."""
+    end = 0
+    while len(header := file.read(_HEADER.size)) == _HEADER.size:
+        length, checksum = _HEADER.unpack(header)
+        if length > MAX_RECORD:
+            return
+        payload = file.read(length)
+        if len(payload) != length or zlib.crc32(payload) != checksum:
+            return
+        try:
+            part = agent_pb2.Events.FromString(payload)
+        except DecodeError:
+            return
+        end += _HEADER.size + length
+        yield part, end

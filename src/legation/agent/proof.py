@@ -1,0 +1,106 @@
+"""Proof that a new certificate serves, before it replaces one that does.
+
+1. The chain is the key's, verifies against the current trust bundle, and names the identity.
+2. A server and a client that both use it complete a handshake with each other in memory.
+"""
+
+import ssl
+from collections.abc import Sequence
+from datetime import datetime
+
+from cryptography import x509
+
+from legation.agent.tls import client_context, server_context, use_identity
+from legation.causes import Cause, Failure
+from legation.errors import VerificationError
+from legation.pki import (
+    KeyAlgorithm,
+    PrivateKey,
+    Purpose,
+    SpiffeID,
+    TrustBundle,
+    algorithm_of,
+    certificate_from_der,
+    chain_matches_key,
+    verify_svid,
+)
+
+_MAX_ROUNDS = 10
+# What the OpenSSL under Python's `ssl` can load; newer algorithms wait for it.
+_TESTABLE = frozenset(
+    {
+        KeyAlgorithm.P256,
+        KeyAlgorithm.P384,
+        KeyAlgorithm.RSA_3072,
+        KeyAlgorithm.RSA_4096,
+        KeyAlgorithm.ED25519,
+    }
+)
+
+
+def prove(
+    chain: Sequence[bytes],
+    private_key: PrivateKey,
+    *,
+    expected: SpiffeID,
+    bundle: TrustBundle,
+    at: datetime,
+) -> tuple[x509.Certificate, ...]:
+    """Prove a chain, DER, leaf first; return it parsed. Takes some milliseconds.
+
+    Raises:
+        VerificationError: it does not serve, with every reason.
+        InvalidInput: it cannot be read.
+    """
+    certificates = tuple(certificate_from_der(der) for der in chain)
+    if not certificates or not chain_matches_key(certificates, private_key):
+        failure = "the certificate is not for the key it was asked for"
+        raise VerificationError(
+            [Failure(cause=Cause.MALFORMED_CERTIFICATE, detail=failure, subject="leaf")]
+        )
+    verify_svid(certificates, bundle=bundle, at=at, purpose=Purpose.BOTH, expected=expected)
+    if algorithm_of(private_key.public_key()) in _TESTABLE:
+        _handshake(certificates, private_key, bundle)
+    return certificates
+
+
+def still_proved(
+    chain: Sequence[bytes], *, expected: SpiffeID, bundle: TrustBundle, at: datetime
+) -> None:
+    """Check that `bundle` vouches for a chain that was proved before.
+
+    Raises:
+        VerificationError: it does not, with every reason.
+    """
+    certificates = tuple(certificate_from_der(der) for der in chain)
+    verify_svid(certificates, bundle=bundle, at=at, purpose=Purpose.BOTH, expected=expected)
+
+
+def _handshake(
+    chain: Sequence[x509.Certificate], private_key: PrivateKey, bundle: TrustBundle
+) -> None:
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        contexts = [make(bundle.x509_authorities) for make in (client_context, server_context)]
+        for context in contexts:
+            use_identity(context, chain, private_key)
+        waiting = [
+            contexts[0].wrap_bio(to_client, to_server),
+            contexts[1].wrap_bio(to_server, to_client, server_side=True),
+        ]
+        for _ in range(_MAX_ROUNDS):
+            waiting = [side for side in waiting if not _advance(side)]
+            if not waiting:
+                return
+    except ssl.SSLError as error:
+        detail = f"a handshake with it fails: {error.reason or error}"
+        raise VerificationError([Failure(cause=Cause.UNKNOWN, detail=detail)]) from None
+    raise VerificationError([Failure(cause=Cause.UNKNOWN, detail="a handshake never ends")])
+
+
+def _advance(side: ssl.SSLObject) -> bool:
+    try:
+        side.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True

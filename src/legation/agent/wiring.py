@@ -1,0 +1,302 @@
+"""Puts an agent together, and takes it down again."""
+
+import asyncio
+import logging
+from collections.abc import Collection, Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography import x509
+
+import legation
+from legation.agent.attestation import UnixAttestor
+from legation.agent.authority_client import AuthorityClient, Credentials
+from legation.agent.discovery import Discovery
+from legation.agent.enrolment import EnrolmentRequest, enrol
+from legation.agent.feed import FeedReceiver
+from legation.agent.feed_cache import FeedCache
+from legation.agent.identity import (
+    AUTHORITY_PATH,
+    AgentIdentity,
+    IdentityStore,
+    Membership,
+    with_feed_keys,
+)
+from legation.agent.local_server import LocalServer
+from legation.agent.model import PointBoard
+from legation.agent.private_files import make_private_directory
+from legation.agent.renewal import OwnRenewal
+from legation.agent.rotation import Rotator
+from legation.agent.status import StatusService
+from legation.agent.sync import FeedSync
+from legation.agent.workload_api import WorkloadAPI
+from legation.causes import Failure
+from legation.clock import Clock, SystemClock, to_rfc3339
+from legation.errors import InvalidInput, VerificationError
+from legation.pki import Purpose, SpiffeID, verify_svid
+from legation.wire.feed import Kind
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """What an agent needs to know.
+
+    Attributes:
+        data_dir: its own directory, mode 0700.
+        socket: path of the Unix socket that it serves.
+        enrolment: used once, when `data_dir` holds no identity yet; None afterwards.
+        authority: host of the authority, where it moved since the enrolment; else None.
+        agents_port: likewise.
+        socket_mode: of the socket.
+        socket_group: group that owns the socket, or None.
+    """
+
+    data_dir: Path
+    socket: Path
+    enrolment: EnrolmentRequest | None = None
+    authority: str | None = None
+    agents_port: int | None = None
+    socket_mode: int = 0o666
+    socket_group: str | None = None
+
+
+class Agent:
+    """A running agent: an asynchronous context manager.
+
+    Attributes:
+        identities: the workload identities and the feed state.
+        board: the enforcement points behind it.
+        sync: the connection to the authority.
+        own: its own identity.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        identity: AgentIdentity,
+        membership: Membership,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._membership = membership
+        self._store = IdentityStore(settings.data_dir)
+        self._clock = clock or SystemClock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started_at: datetime | None = None
+        self._authority_id = SpiffeID(membership.trust_domain, AUTHORITY_PATH)
+        self.board = PointBoard()
+        self._receiver = FeedReceiver(identity.spiffe_id, lambda: self._membership.feed_keys)
+        self._cache = FeedCache(settings.data_dir / "feed.log")
+        self._client = AuthorityClient(
+            host=settings.authority or membership.authority,
+            port=settings.agents_port or membership.agents_port,
+            credentials=Credentials(
+                identity=identity, authorities=membership.bundle.x509_authorities
+            ),
+            verify=self._verify_authority,
+        )
+        self.identities = Rotator(
+            agent_id=identity.spiffe_id,
+            state=lambda: self._receiver.state,
+            first_bundle=membership.bundle,
+            certifier=self._client,
+            clock=self._clock,
+        )
+        self.own = OwnRenewal(
+            identity,
+            certifier=self._client,
+            bundle=lambda: self.identities.bundle,
+            renewed=self._own_renewed,
+            clock=self._clock,
+        )
+        self.sync = FeedSync(
+            connector=self._client,
+            receiver=self._receiver,
+            cache=self._cache,
+            board=self.board,
+            agent_id=str(identity.spiffe_id),
+            clock=self._clock,
+            changed=self._feed_changed,
+            reconnected=self.identities.resume,
+        )
+        self._attestor = UnixAttestor(self._clock)
+        self._discovery = Discovery(
+            identities=self.identities,
+            attestor=self._attestor,
+            board=self.board,
+            clock=self._clock,
+        )
+        self._server = LocalServer(
+            [
+                WorkloadAPI(self.identities, self._attestor),
+                StatusService(self._attestor, self.status),
+                *self._discovery.handlers,
+            ],
+            path=settings.socket,
+            mode=settings.socket_mode,
+            group=settings.socket_group,
+            clock=self._clock,
+        )
+
+    @classmethod
+    async def open(cls, settings: AgentSettings, *, clock: Clock | None = None) -> Self:
+        """Load the identity in `data_dir`, or enrol for one; do not start yet.
+
+        Raises:
+            NotFound: there is no identity, and no join token.
+            LegationError: as `enrol`.
+        """
+        clock = clock or SystemClock()
+        make_private_directory(settings.data_dir)
+        store = IdentityStore(settings.data_dir)
+        if settings.enrolment is not None and not store.enrolled:
+            store.save_enrolment(*await enrol(settings.enrolment, clock=clock))
+        identity, membership = store.load()
+        return cls(settings, identity, membership, clock=clock)
+
+    async def start(self) -> None:
+        """Serve. What the last run knew is in force when this returns.
+
+        Raises:
+            Conflict: another agent serves the socket.
+            Unavailable: the disk or the socket refuses.
+        """
+        self._started_at = self._clock.now()
+        self.sync.restore()
+        self._feed_changed(frozenset(Kind))
+        await self._discovery.start()
+        try:
+            await self._server.start()
+        except BaseException:
+            await self._discovery.stop()
+            self._cache.close()
+            raise
+        self._tasks = [
+            _supervised("the feed", self.sync.run()),
+            _supervised("rotation", self.identities.run()),
+            _supervised("the agent's own renewal", self.own.run()),
+        ]
+
+    async def stop(self) -> None:
+        """Stop serving. Workloads keep what they were given."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.stop()
+        await self._discovery.stop()
+        await self._client.close()
+        self._attestor.close()
+        self._cache.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def status(self) -> Mapping[str, Any]:
+        """Return the agent's state as JSON values, without secrets."""
+        problem = self.sync.problem
+        own_problem = self.own.problem
+        return {
+            "schema_version": 1,
+            "agent": {
+                "spiffe_id": str(self.own.identity.spiffe_id),
+                "version": legation.__version__,
+                "started_at": _time(self._started_at),
+                "serial": format(self.own.identity.serial, "x"),
+                "not_after": _time(self.own.identity.not_after),
+                "problem": None if own_problem is None else str(own_problem),
+            },
+            "authority": {
+                "connected": self.sync.connected,
+                "last_contact": _time(self.sync.last_contact),
+                "clock_skew_s": self.sync.clock_skew_s,
+                "problem": None if problem is None else str(problem),
+            },
+            "feed": {
+                "id": self._receiver.feed_id,
+                "revision": self._receiver.state.revision,
+                "not_understood": list(self._receiver.not_understood),
+            },
+            "identities": [
+                {
+                    "entry": row.entry.id,
+                    "spiffe_id": row.entry.spiffe_id,
+                    "serial": None if row.serial is None else format(row.serial, "x"),
+                    "not_after": _time(row.not_after),
+                    "next_attempt": _time(row.next_attempt),
+                    "failures": row.failures,
+                    "problem": row.problem,
+                }
+                for row in self.identities.status()
+            ],
+            "points": [
+                {
+                    "id": point.id,
+                    "kind": point.kind,
+                    "spiffe_id": point.spiffe_id,
+                    "revision": point.revision,
+                    "applied_at": _time(point.applied_at),
+                    "capabilities": list(point.capabilities),
+                    "notes": list(point.notes),
+                }
+                for point in self.board.points()
+            ],
+        }
+
+    def _feed_changed(self, kinds: Collection[Kind]) -> None:
+        self.identities.feed_changed(kinds)
+        if Kind.BUNDLE in kinds:
+            self._use(self.own.identity)
+
+    def _own_renewed(self, identity: AgentIdentity, feed_keys: tuple[bytes, ...]) -> None:
+        membership = with_feed_keys(self._membership, feed_keys)
+        if membership != self._membership:
+            self._store.save_membership(membership)
+            self._membership = membership
+        self._store.save(identity)
+        self._use(identity)
+        self.sync.reconnect()
+
+    def _use(self, identity: AgentIdentity) -> None:
+        authorities = self.identities.bundle.x509_authorities
+        self._client.use(Credentials(identity=identity, authorities=authorities))
+
+    def _verify_authority(self, chain: tuple[x509.Certificate, ...]) -> None:
+        if not chain:
+            raise InvalidInput("the authority showed no certificate")
+        verify_svid(
+            chain,
+            bundle=self.identities.bundle,
+            at=self._clock.now(),
+            purpose=Purpose.SERVER,
+            expected=self._authority_id,
+        )
+        state = self._receiver.state
+        cause = state.refusal(serial=chain[0].serial_number, spiffe_id=self._authority_id)
+        if cause is not None:
+            failure = Failure(cause=cause, detail="the authority's own certificate")
+            raise VerificationError([failure])
+
+
+def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run a part that never ends; when it does all the same, say so."""
+    task = asyncio.create_task(work, name=name)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("%s stopped", name, exc_info=error)
+
+    task.add_done_callback(ended)
+    return task
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else to_rfc3339(moment)

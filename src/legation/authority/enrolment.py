@@ -1,0 +1,229 @@
+"""How agents join: an operator makes a token, the agent spends it once."""
+
+import hmac
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NoReturn
+
+from legation.authority.certifier import Certifier, Order, agreed_subject
+from legation.authority.entries import require_agent
+from legation.authority.events import Enrolled, EventBus, Refused
+from legation.authority.join_token import NEW_TOKEN, new_token, token_digest, token_refusal
+from legation.authority.model import Actor, Enrolment, JoinToken
+from legation.authority.settings import AuthoritySettings
+from legation.authority.store import AuditDraft, EnrolledAgent, EnrolmentStore
+from legation.causes import Cause
+from legation.clock import Clock, to_rfc3339
+from legation.errors import (
+    Conflict,
+    InvalidInput,
+    LegationError,
+    NotAuthenticated,
+    Unavailable,
+)
+from legation.pki import CertificateRequest, SpiffeID, Subject
+from legation.pki.profiles import AGENT
+from legation.wire.feed import FeedState
+
+MAX_TOKEN_LIFETIME_S: Final = 30 * 86_400
+# Failed attempts that get a full answer: guessing 160 bits is hopeless, but it should not
+# fill the log either. Valid tokens are never slowed down.
+_FAILURES_PER_S: Final = 5.0
+_FAILURE_BURST: Final = 50.0
+
+Joined = Callable[[EnrolledAgent], None]
+
+
+class Tokens:
+    """Implements `legation.authority.model.TokenService`."""
+
+    def __init__(
+        self,
+        store: EnrolmentStore,
+        state: FeedState,
+        *,
+        settings: AuthoritySettings,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._settings = settings
+        self._clock = clock
+
+    async def list(self) -> Sequence[JoinToken]:
+        """Return every token, the newest first."""
+        return await self._store.tokens()
+
+    async def create(
+        self, agent: SpiffeID, *, lifetime_s: int, actor: Actor
+    ) -> tuple[JoinToken, str]:
+        """Return the record and the secret, which is shown this once.
+
+        Raises:
+            InvalidInput: not an agent's identity, or a lifetime out of range.
+            Conflict: the identity is banned.
+        """
+        require_agent(agent, self._settings)
+        if not 1 <= lifetime_s <= MAX_TOKEN_LIFETIME_S:
+            raise InvalidInput(
+                f"a join token lives 1 to {MAX_TOKEN_LIFETIME_S} seconds, not {lifetime_s}"
+            )
+        if str(agent) in self._state.bans:
+            raise Conflict(f"{agent} is banned", remedy=Cause.IDENTITY_BANNED.remedy)
+        at = self._clock.now()
+        token = JoinToken(
+            id=secrets.token_hex(8),
+            agent=agent,
+            created_at=at,
+            expires_at=at + timedelta(seconds=lifetime_s),
+            created_by=str(actor.spiffe_id),
+        )
+        secret = new_token()
+        audit = AuditDraft(
+            time=at,
+            actor=str(actor.spiffe_id),
+            action="token.create",
+            subject=str(agent),
+            detail={"token": token.id, "expires_at": to_rfc3339(token.expires_at)},
+        )
+        await self._store.create_token(token, digest=token_digest(secret), audit=audit)
+        return token, secret
+
+    async def delete(self, token_id: str, *, actor: Actor) -> None:
+        """Withdraw a token that was not used.
+
+        Raises:
+            NotFound: no such token, or it was used.
+        """
+        audit = AuditDraft(
+            time=self._clock.now(),
+            actor=str(actor.spiffe_id),
+            action="token.delete",
+            subject=token_id[:64],
+        )
+        await self._store.delete_token(token_id, audit=audit)
+
+
+class Enrolments:
+    """Implements `legation.authority.model.EnrolmentService`."""
+
+    def __init__(
+        self,
+        store: EnrolmentStore,
+        certifier: Certifier,
+        *,
+        settings: AuthoritySettings,
+        clock: Clock,
+        events: EventBus,
+        welcome: Callable[[], Mapping[str, Any]],
+        joined: Joined,
+    ) -> None:
+        """Let agents join.
+
+        Args:
+            store: tokens and agents.
+            certifier: signs.
+            settings: lifetimes and names.
+            clock: tells the time.
+            events: hears of every attempt.
+            welcome: returns `bundle`, `feed_keys` and `agents_port` for an `Enrolment`.
+            joined: is told of each new agent.
+        """
+        self._store = store
+        self._certifier = certifier
+        self._settings = settings
+        self._clock = clock
+        self._events = events
+        self._welcome = welcome
+        self._joined = joined
+        self._failures = _Bucket(clock, per_s=_FAILURES_PER_S, burst=_FAILURE_BURST)
+
+    async def enrol(self, token: str, csr: bytes) -> Enrolment:
+        """Spend a token for an agent's first certificate.
+
+        Raises:
+            NotAuthenticated: no such token, or it was used, has expired or was withdrawn.
+            InvalidInput: the request is not acceptable; the token is not spent.
+            NotPermitted: the agent is banned.
+            Unavailable: too many attempts fail at the moment.
+        """
+        try:
+            return await self._enrol(token, csr)
+        except NotAuthenticated as error:
+            self._refuse(error)
+        except LegationError as error:
+            self._emit(error)
+            raise
+
+    async def _enrol(self, token: str, csr: bytes) -> Enrolment:
+        at = self._clock.now()
+        found = await self._find(token, at)
+        request = CertificateRequest.from_der(csr)
+        name = str(found.agent)
+        order = Order(
+            profile=AGENT,
+            subject=agreed_subject(
+                request,
+                Subject(spiffe_id=found.agent),
+                trust_domain=self._settings.trust_domain,
+            ),
+            public_key=request.public_key,
+            lifetime_s=self._settings.agent_lifetime_s,
+            requester=name,
+        )
+        certificate = await self._certifier.certify_one(order)
+        agent = EnrolledAgent(spiffe_id=found.agent, enrolled_at=at, token_id=found.id)
+        await self._store.enrol(agent, certificate, at=at)
+        self._joined(agent)
+        self._events.emit(
+            Enrolled(agent=name, serial=certificate.record.serial, token_id=found.id)
+        )
+        return Enrolment(
+            chain=self._certifier.chain(certificate),
+            trust_domain=self._settings.trust_domain,
+            **self._welcome(),
+        )
+
+    async def _find(self, token: str, at: datetime) -> JoinToken:
+        wanted = token_digest(token)
+        match await self._store.find_token(wanted):
+            case JoinToken() as found, bytes() as kept if hmac.compare_digest(kept, wanted):
+                if refusal := token_refusal(found, at):
+                    raise refusal
+                return found
+            case _:
+                raise NotAuthenticated("no such join token", remedy=NEW_TOKEN)
+
+    def _refuse(self, error: NotAuthenticated) -> NoReturn:
+        if not self._failures.take():
+            raise Unavailable(
+                "too many attempts to enrol have failed", remedy="try again in a few seconds"
+            ) from None
+        self._emit(error)
+        raise error
+
+    def _emit(self, error: LegationError) -> None:
+        self._events.emit(
+            Refused(caller="", action="agent.enrol", code=error.code, message=error.message)
+        )
+
+
+class _Bucket:
+    """A token bucket."""
+
+    def __init__(self, clock: Clock, *, per_s: float, burst: float) -> None:
+        self._clock = clock
+        self._per_s = per_s
+        self._burst = burst
+        self._level = burst
+        self._at = clock.monotonic()
+
+    def take(self) -> bool:
+        now = self._clock.monotonic()
+        self._level = min(self._burst, self._level + (now - self._at) * self._per_s)
+        self._at = now
+        if self._level < 1:
+            return False
+        self._level -= 1
+        return True

@@ -1,0 +1,215 @@
+"""What happened, as small typed events; logs, metrics and traces subscribe.
+
+Nothing here is durable and nothing waits for a subscriber. The audit log is the stricter
+sibling: it is written in the transaction of the fact itself.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from legation.clock import Clock, to_rfc3339
+
+_log = logging.getLogger("legation.authority")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """Certificates left, all of one request."""
+
+    requester: str
+    profile: str
+    serials: tuple[int, ...]
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A request was turned down."""
+
+    caller: str
+    action: str
+    code: str  # of legation.errors
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """An agent joined."""
+
+    agent: str
+    serial: int
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    """Certificates were revoked, an identity perhaps banned."""
+
+    actor: str
+    serials: tuple[int, ...]
+    banned: str | None
+    reason: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BanLifted:
+    """An identity may be issued again."""
+
+    actor: str
+    spiffe_id: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CRLPublished:
+    """A new revocation list is out."""
+
+    issuer: str
+    shard: int
+    number: int
+    entries: int
+    size: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CRLFailed:
+    """A revocation list could not be made; it is tried again."""
+
+    issuer: str
+    shard: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConnected:
+    """An agent opened its stream."""
+
+    agent: str
+    version: str
+    revision: int
+    snapshot: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentDisconnected:
+    """An agent's stream ended."""
+
+    agent: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakesRefused:
+    """Enforcement points behind an agent refused handshakes for one cause."""
+
+    agent: str
+    point: str
+    cause: str
+    peer: str
+    serial: str
+    raw: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingCertificateRenewed:
+    """The authority serves with a new certificate of its own."""
+
+    serial: int
+    not_after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedCompacted:
+    """Superseded and expired events were forgotten."""
+
+    forgotten: int
+    horizon: int
+
+
+AuthorityEvent: TypeAlias = (
+    Issued
+    | Refused
+    | Enrolled
+    | Revoked
+    | BanLifted
+    | CRLPublished
+    | CRLFailed
+    | AgentConnected
+    | AgentDisconnected
+    | HandshakesRefused
+    | ServingCertificateRenewed
+    | FeedCompacted
+)
+Subscriber: TypeAlias = Callable[[AuthorityEvent], None]
+
+
+class EventBus:
+    """Hands each event to every subscriber, in order, at once."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[Subscriber] = []
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Add a subscriber; return a function that removes it."""
+        self._subscribers.append(subscriber)
+        return lambda: self._subscribers.remove(subscriber)
+
+    def emit(self, event: AuthorityEvent) -> None:
+        """Tell every subscriber. One that fails is logged and hurts nobody."""
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception:
+                _log.exception("a subscriber failed on %s", type(event).__name__)
+
+
+class JSONLog:
+    """Writes each event as one line of JSON through `logging`."""
+
+    def __init__(self, clock: Clock, logger: logging.Logger = _log) -> None:
+        self._clock = clock
+        self._logger = logger
+
+    def __call__(self, event: AuthorityEvent) -> None:
+        level = logging.WARNING if isinstance(event, _NOTABLE) else logging.INFO
+        if not self._logger.isEnabledFor(level):
+            return
+        line = {"time": to_rfc3339(self._clock.now()), "event": _word(type(event).__name__)}
+        self._logger.log(level, "%s", json.dumps(line | _fields(event), ensure_ascii=True))
+
+
+_NOTABLE = (Refused, CRLFailed, HandshakesRefused)
+_MAX_SERIALS = 16  # in one line
+
+
+def _fields(event: AuthorityEvent) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(event):
+        value = getattr(event, field.name)
+        if field.name == "serial" and isinstance(value, int):
+            value = format(value, "x")
+        elif field.name == "serials":
+            fields["count"] = len(value)
+            value = [format(serial, "x") for serial in value[:_MAX_SERIALS]]
+        elif isinstance(value, float):
+            value = round(value, 6)
+        fields[field.name] = value
+    return fields
+
+
+def _word(name: str) -> str:
+    """Turn ``CRLPublished`` into ``crl_published``."""
+    letters: list[str] = []
+    for index, letter in enumerate(name):
+        follows = name[index + 1 : index + 2].islower()
+        if letter.isupper() and index and (follows or name[index - 1].islower()):
+            letters.append("_")
+        letters.append(letter.lower())
+    return "".join(letters)

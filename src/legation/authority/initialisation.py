@@ -1,0 +1,267 @@
+"""How an authority begins: keys, root, issuing CA, empty lists, first administrator."""
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from legation.authority.certifier import Certifier, validity_around
+from legation.authority.crl_publisher import next_list, places, published
+from legation.authority.keystore import (
+    FEED_KEY,
+    ISSUING_KEY,
+    ROOT_KEY,
+    SALT_SIZE,
+    KeyEncryptionKey,
+    KeyStore,
+)
+from legation.authority.model import AUTHORITY_PATH, Operator, Role
+from legation.authority.operators import operator_id, operator_order
+from legation.authority.serials import SerialAllocator
+from legation.authority.settings import AuthoritySettings
+from legation.authority.store import (
+    AuditDraft,
+    AuthorityIdentity,
+    EventDraft,
+    InitialState,
+    Issuance,
+    IssuerRecord,
+    Store,
+    StoredCRL,
+)
+from legation.clock import Clock
+from legation.pki import (
+    CertificateRequest,
+    Issuer,
+    PrivateKey,
+    SerialNumber,
+    SpiffeID,
+    Subject,
+    TrustBundle,
+    generate_key,
+    issue_ca,
+    key_id,
+    self_sign,
+)
+from legation.wire.feed import FeedSigner, Kind
+
+_REFRESH_HINT_S = 300
+_MAX_COMMON_NAME = 64  # RFC 5280, upper bound ub-common-name
+_ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+_ROOT_INDEX, _ISSUING_INDEX, _OPERATOR_INDEX = 0, 1, 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstOperator:
+    """Who administers the new authority: a name, and a request for the key made for it."""
+
+    name: str
+    csr: bytes = field(repr=False)
+    lifetime_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialised:
+    """What a new authority hands to the person who made it.
+
+    Attributes:
+        root: the root certificate, DER.
+        bundle: the trust bundle.
+        operator: the first administrator.
+        operator_chain: its certificate, DER, leaf first, without the root.
+    """
+
+    root: bytes
+    bundle: TrustBundle
+    operator: Operator
+    operator_chain: tuple[bytes, ...]
+
+
+async def initialise(
+    store: Store,
+    settings: AuthoritySettings,
+    *,
+    clock: Clock,
+    kek: KeyEncryptionKey,
+    operator: FirstOperator,
+) -> Initialised:
+    """Make everything an authority begins with, and record it at once.
+
+    Raises:
+        Conflict: the store holds an authority already.
+        InvalidInput: the operator's name or request is not acceptable.
+    """
+    at = clock.now()
+    salt = secrets.token_bytes(SALT_SIZE)
+    keys = KeyStore(kek, salt)
+    root = _root(settings, at)
+    issuing = _issuing(root, settings, at)
+    feed_key = Ed25519PrivateKey.generate()
+    administrator = Operator(
+        spiffe_id=operator_id(settings.trust_domain, operator.name),
+        role=Role.ADMIN,
+        created_at=at,
+    )
+    certifier, certificate = _administrator_certificate(
+        administrator, operator, store, issuing=issuing, root=root, settings=settings, clock=clock
+    )
+    bundle = TrustBundle(
+        settings.trust_domain, (root.certificate,), sequence=1, refresh_hint_s=_REFRESH_HINT_S
+    )
+    lists = _empty_lists((root, issuing), settings, at)
+    store.attach(sign=FeedSigner(feed_key).sign)
+    await store.initialise(
+        InitialState(
+            identity=AuthorityIdentity(
+                trust_domain=settings.trust_domain,
+                feed_id=secrets.token_hex(16),
+                salt=salt,
+                created_at=at,
+            ),
+            keys=(
+                keys.wrap(root.key_id_hex, ROOT_KEY, root.private_key, at=at),
+                keys.wrap(issuing.key_id_hex, ISSUING_KEY, issuing.private_key, at=at),
+                keys.wrap(key_id(feed_key.public_key()).hex(), FEED_KEY, feed_key, at=at),
+            ),
+            issuers=(
+                _issuer_record(root, ROOT_KEY, at),
+                _issuer_record(issuing, ISSUING_KEY, at),
+            ),
+            crls=tuple(crl for crl, _ in lists),
+            events=(
+                EventDraft(
+                    kind=Kind.BUNDLE,
+                    key=settings.trust_domain.name,
+                    value=bundle.to_document(),
+                ),
+                *(draft for _, draft in lists),
+            ),
+            operator=administrator,
+            certificates=(certificate,),
+            next_serials={
+                (root.key_id_hex, 0): _ISSUING_INDEX + 1,
+                (issuing.key_id_hex, 0): _OPERATOR_INDEX + 1,
+            },
+            audit=_audit(root, issuing, administrator, settings=settings, at=at),
+        )
+    )
+    return Initialised(
+        root=root.certificate.public_bytes(Encoding.DER),
+        bundle=bundle,
+        operator=administrator,
+        operator_chain=certifier.chain(certificate),
+    )
+
+
+def _root(settings: AuthoritySettings, at: datetime) -> Issuer:
+    key = generate_key(settings.root_algorithm)
+    issued = self_sign(
+        key,
+        subject=_ca_subject("Root", key, settings),
+        serial=SerialNumber.generate(shard=0, index=_ROOT_INDEX).to_int(),
+        validity=validity_around(
+            at, settings.root_lifetime_s, backdate_s=settings.backdate_s, within=_ALWAYS
+        ),
+    )
+    return Issuer(issued.certificate, key)
+
+
+def _issuing(root: Issuer, settings: AuthoritySettings, at: datetime) -> Issuer:
+    key = generate_key(settings.issuer_algorithm)
+    issued = issue_ca(
+        root,
+        subject=_ca_subject("Issuing CA", key, settings),
+        public_key=key.public_key(),
+        serial=SerialNumber.generate(shard=0, index=_ISSUING_INDEX).to_int(),
+        validity=validity_around(
+            at,
+            settings.issuer_lifetime_s,
+            backdate_s=settings.backdate_s,
+            within=(root.not_before, root.not_after),
+        ),
+        crl_url=settings.crl_url(root.key_id_hex, 0),
+        issuer_url=settings.issuer_url(root.key_id_hex),
+    )
+    return Issuer(issued.certificate, key)
+
+
+def _ca_subject(kind: str, key: PrivateKey, settings: AuthoritySettings) -> Subject:
+    """Name a CA; the key is in the name, so that no two of them are called the same."""
+    name = f"{kind} {key_id(key.public_key()).hex()[:8]} {settings.trust_domain}"
+    return Subject(spiffe_id=settings.trust_domain.id, common_name=name[:_MAX_COMMON_NAME])
+
+
+def _administrator_certificate(
+    administrator: Operator,
+    operator: FirstOperator,
+    store: Store,
+    *,
+    issuing: Issuer,
+    root: Issuer,
+    settings: AuthoritySettings,
+    clock: Clock,
+) -> tuple[Certifier, Issuance]:
+    certifier = Certifier(
+        issuing,
+        SerialAllocator(store, issuing.key_id_hex),
+        settings=settings,
+        clock=clock,
+        authorities=(root.certificate, issuing.certificate),
+    )
+    order = operator_order(
+        administrator.spiffe_id,
+        CertificateRequest.from_der(operator.csr),
+        lifetime_s=operator.lifetime_s,
+        requester=SpiffeID(settings.trust_domain, AUTHORITY_PATH),
+        settings=settings,
+    )
+    serial = SerialNumber.generate(shard=0, index=_OPERATOR_INDEX).to_int()
+    return certifier, certifier.certify(order, serial=serial)
+
+
+def _empty_lists(
+    issuers: Iterable[Issuer], settings: AuthoritySettings, at: datetime
+) -> list[tuple[StoredCRL, EventDraft]]:
+    """Return a first list for every issuer and shard: without one, verifiers refuse everyone."""
+    lists = []
+    for issuer in issuers:
+        for place in sorted(places((issuer,), settings)):
+            der, new = next_list(
+                issuer, (), previous=None, at=at, settings=settings, shard=place[1]
+            )
+            lists.append(published(place, der, new, url=settings.crl_url(*place) or ""))
+    return lists
+
+
+def _issuer_record(issuer: Issuer, role: str, at: datetime) -> IssuerRecord:
+    return IssuerRecord(
+        key_id=issuer.key_id_hex,
+        role=role,
+        key=issuer.key_id_hex,
+        der=issuer.certificate.public_bytes(Encoding.DER),
+        created_at=at,
+    )
+
+
+def _audit(
+    root: Issuer,
+    issuing: Issuer,
+    administrator: Operator,
+    *,
+    settings: AuthoritySettings,
+    at: datetime,
+) -> AuditDraft:
+    return AuditDraft(
+        time=at,
+        actor=str(SpiffeID(settings.trust_domain, AUTHORITY_PATH)),
+        action="authority.initialise",
+        subject=settings.trust_domain.name,
+        detail={
+            "root": root.key_id_hex,
+            "issuer": issuing.key_id_hex,
+            "operator": str(administrator.spiffe_id),
+        },
+    )

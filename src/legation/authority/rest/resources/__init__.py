@@ -1,0 +1,1 @@
+"""One module a resource: its bodies, its handlers and its routes."""

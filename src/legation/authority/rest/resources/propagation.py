@@ -1,0 +1,224 @@
+"""Agents, their enforcement points, and who has reached a revision."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from legation.authority.model import AgentRecord, PointRecord, Role
+from legation.authority.rest.calls import Call, Reply, Route, Stream
+from legation.authority.rest.fields import Moment, Request, Shown
+from legation.authority.rest.paging import Page, PageQuery, page_of
+from legation.authority.rest.problems import Problem, problem_of
+from legation.errors import LegationError, Unavailable
+
+# At least so often the caller's rights are looked at again while it waits.
+RECHECK_S = 1.0
+
+
+class Agent(Shown):
+    """One enrolled agent."""
+
+    spiffe_id: str
+    enrolled_at: Moment
+    connected: bool
+    revision: int
+    last_contact: Moment | None
+    version: str
+
+    @classmethod
+    def of(cls, agent: AgentRecord) -> Self:
+        """Translate."""
+        return cls(
+            spiffe_id=str(agent.spiffe_id),
+            enrolled_at=agent.enrolled_at,
+            connected=agent.connected,
+            revision=agent.revision,
+            last_contact=agent.last_contact,
+            version=agent.version,
+        )
+
+
+class AgentPage(Page[Agent]):
+    """Agents by SPIFFE ID."""
+
+
+class Point(Shown):
+    """One enforcement point, and the revision that it has in force."""
+
+    agent: str
+    id: str
+    kind: str
+    spiffe_id: str
+    revision: int
+    applied_at: Moment | None
+    received_at: Moment
+    capabilities: list[str]
+    notes: list[str]
+    connected: bool
+
+    @classmethod
+    def of(cls, point: PointRecord) -> Self:
+        """Translate."""
+        return cls(
+            agent=str(point.agent),
+            id=point.id,
+            kind=point.kind,
+            spiffe_id=point.spiffe_id,
+            revision=point.revision,
+            applied_at=point.applied_at,
+            received_at=point.received_at,
+            capabilities=list(point.capabilities),
+            notes=list(point.notes),
+            connected=point.connected,
+        )
+
+
+class PointPage(Page[Point]):
+    """Enforcement points by agent and id."""
+
+
+class PropagationSummary(Shown):
+    """How the wait ended.
+
+    `complete` says that no connected point is missing; a disconnected one is listed apart,
+    because it refuses everyone on its own once its data is too old.
+    """
+
+    revision: int
+    complete: bool
+    reached: int
+    missing: list[Point]
+    disconnected: list[Point]
+    elapsed_s: float
+
+
+class PropagationLine(Shown):
+    """One line of the stream: a point that reached the revision, the summary, or a problem."""
+
+    point: Point | None = None
+    summary: PropagationSummary | None = None
+    problem: Problem | None = None
+
+
+class PropagationQuery(Request):
+    """Which revision, and how long to wait for it."""
+
+    revision: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    timeout_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 30
+
+
+async def list_agents(call: Call, parameters: PageQuery) -> Reply:
+    """Return a page of agents."""
+    agents = call.services.propagation.agents()
+    items, after = page_of(agents, parameters, key=lambda agent: str(agent.spiffe_id))
+    return Reply(value=AgentPage(items=[Agent.of(agent) for agent in items], next=after))
+
+
+async def list_points(call: Call, parameters: PageQuery) -> Reply:
+    """Return a page of enforcement points."""
+    points = call.services.propagation.points()
+    items, after = page_of(points, parameters, key=_key)
+    return Reply(value=PointPage(items=[Point.of(point) for point in items], next=after))
+
+
+async def watch_propagation(call: Call, parameters: PropagationQuery) -> Stream:
+    """Tell of each point that reaches the revision; end when all live ones have."""
+    return Stream(lines=_watch(call, parameters))
+
+
+async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[PropagationLine]:
+    started = call.clock.monotonic()
+    reached: set[str] = set()
+    while True:
+        rest = max(0.0, query.timeout_s - (call.clock.monotonic() - started))
+        # The wait begins before the look, so that no change falls between the two.
+        change = asyncio.create_task(
+            call.services.propagation.wait_for_change(timeout_s=min(rest, RECHECK_S))
+        )
+        await asyncio.sleep(0)
+        try:
+            points = call.services.propagation.points()
+            for point in points:
+                if point.revision >= query.revision and _key(point) not in reached:
+                    reached.add(_key(point))
+                    yield PropagationLine(point=Point.of(point))
+            behind = [point for point in points if point.revision < query.revision]
+            waiting = any(point.connected for point in behind)
+            if not waiting or rest <= 0:
+                break
+            await _first_of(change, call.stopping)
+        finally:
+            change.cancel()
+        if problem := _interruption(call):
+            yield PropagationLine(problem=problem)
+            return
+    summary = PropagationSummary(
+        revision=query.revision,
+        complete=not waiting,
+        reached=len(points) - len(behind),
+        missing=[Point.of(point) for point in behind if point.connected],
+        disconnected=[Point.of(point) for point in behind if not point.connected],
+        elapsed_s=round(call.clock.monotonic() - started, 6),
+    )
+    yield PropagationLine(summary=summary)
+
+
+def _interruption(call: Call) -> Problem | None:
+    """Return why the stream must end early, or None."""
+    if call.stopping.is_set():
+        return problem_of(Unavailable("the authority is stopping", remedy="ask again"))
+    try:
+        call.still_permitted()
+    except LegationError as error:
+        return problem_of(error)
+    return None
+
+
+async def _first_of(change: asyncio.Task[None], stopping: asyncio.Event) -> None:
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({change, stop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+
+
+def _key(point: PointRecord) -> str:
+    # "#" has no place in a SPIFFE ID, so no two points share a key.
+    return f"{point.agent}#{point.id}"
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/v1/agents",
+        operation="listAgents",
+        summary="List enrolled agents.",
+        role=Role.VIEWER,
+        handler=list_agents,
+        parameters=PageQuery,
+        returns=AgentPage,
+    ),
+    Route(
+        method="GET",
+        path="/v1/propagation",
+        operation="listPoints",
+        summary="List enforcement points, and the revision that each has in force.",
+        role=Role.VIEWER,
+        handler=list_points,
+        parameters=PageQuery,
+        returns=PointPage,
+    ),
+    Route(
+        method="GET",
+        path="/v1/propagation/{revision}",
+        operation="watchPropagation",
+        summary="Wait until every connected enforcement point has a revision in force.",
+        role=Role.VIEWER,
+        handler=watch_propagation,
+        parameters=PropagationQuery,
+        returns=PropagationLine,
+        stream=True,
+    ),
+)

@@ -1,0 +1,175 @@
+"""What the authority is told before it starts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Self
+
+from legation.config.server import ServerConfig
+from legation.errors import InvalidInput
+from legation.pki.keys import KeyAlgorithm
+from legation.pki.spiffe_id import TrustDomain
+
+MAX_SHARDS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthoritySettings:
+    """Settings of one authority; every duration is in seconds.
+
+    Attributes:
+        trust_domain: whose authority it is.
+        data_dir: holds the database and the lock; mode 0700.
+        dns_names: of the authority's own servers, for clients that check them.
+        ip_addresses: likewise.
+        agents_host: address on which the agents' API listens.
+        agents_port: its port; 0 for any free one.
+        status_url: where the status port is reached from outside, without a trailing
+            slash; certificates and revocation lists name it. Empty: they name nothing.
+        workload_lifetime_s: of certificates whose entry says nothing else.
+        max_lifetime_s: the most that an entry may ask for.
+        agent_lifetime_s: of agents' own certificates.
+        operator_lifetime_s: of operators' certificates, unless asked otherwise.
+        server_lifetime_s: of the authority's own certificate.
+        crl_validity_s: from a revocation list's thisUpdate to its nextUpdate.
+        crl_refresh_s: how long after a list the next one comes, though nothing changed;
+            None for an eighth of the validity.
+        crl_shards: how many lists each issuer spreads its certificates over.
+        backdate_s: how far notBefore lies in the past, for slow clocks; never more than
+            a tenth of the lifetime.
+        feed_history_s: how long superseded events are kept for agents that were away.
+        heartbeat_s: how often an agent hears from an idle authority.
+        max_batch: certificates in one request.
+        max_inflight: certificates being issued at once; beyond it, agents must wait.
+        root_algorithm: of a new root key.
+        issuer_algorithm: of a new issuing key.
+        root_lifetime_s: of a new root.
+        issuer_lifetime_s: of a new issuing certificate.
+    """
+
+    trust_domain: TrustDomain
+    data_dir: Path
+    dns_names: tuple[str, ...] = ("localhost",)
+    ip_addresses: tuple[IPv4Address | IPv6Address, ...] = (IPv4Address("127.0.0.1"),)
+    agents_host: str = "127.0.0.1"
+    agents_port: int = 0
+    status_url: str = ""
+    workload_lifetime_s: int = 3600
+    max_lifetime_s: int = 86_400
+    agent_lifetime_s: int = 86_400
+    operator_lifetime_s: int = 43_200
+    server_lifetime_s: int = 86_400
+    crl_validity_s: int = 3600
+    crl_refresh_s: int | None = None
+    crl_shards: int = 1
+    backdate_s: int = 60
+    feed_history_s: int = 86_400
+    heartbeat_s: float = 3.0
+    max_batch: int = 500
+    max_inflight: int = 4000
+    root_algorithm: KeyAlgorithm = KeyAlgorithm.P256
+    issuer_algorithm: KeyAlgorithm = KeyAlgorithm.P256
+    root_lifetime_s: int = 10 * 365 * 86_400
+    issuer_lifetime_s: int = 3 * 365 * 86_400
+
+    def __post_init__(self) -> None:
+        for name in (
+            "workload_lifetime_s",
+            "max_lifetime_s",
+            "agent_lifetime_s",
+            "operator_lifetime_s",
+            "server_lifetime_s",
+            "crl_validity_s",
+            "heartbeat_s",
+            "max_batch",
+            "max_inflight",
+        ):
+            if getattr(self, name) <= 0:
+                raise InvalidInput(f"{name} must be positive")
+        if not 1 <= self.crl_shards <= MAX_SHARDS:
+            raise InvalidInput(f"crl_shards must be between 1 and {MAX_SHARDS}")
+        if self.crl_shards > 1 and not self.status_url:
+            # Lists of one issuer that do not name their shard hide each other.
+            raise InvalidInput("crl_shards beyond 1 need a status_url")
+        if self.status_url.endswith("/"):
+            raise InvalidInput("status_url must not end with a slash")
+
+    @classmethod
+    def from_config(cls, config: ServerConfig, *, status_url: str | None = None) -> Self:
+        """Take the settings from the configuration.
+
+        Args:
+            config: the configuration.
+            status_url: the status port as others reach it; by default what the
+                configuration says, which is wrong while it says port 0.
+        """
+        names, addresses = _names(config.names)
+        certificates = config.certificates
+        return cls(
+            trust_domain=config.trust_domain,
+            data_dir=config.data_dir,
+            dns_names=names,
+            ip_addresses=addresses,
+            agents_host=config.listen.agents.host,
+            agents_port=config.listen.agents.port,
+            status_url=config.status_base_url() if status_url is None else status_url,
+            workload_lifetime_s=_seconds(certificates.default_lifetime),
+            max_lifetime_s=_seconds(certificates.max_lifetime),
+            agent_lifetime_s=_seconds(certificates.agent_lifetime),
+            operator_lifetime_s=_seconds(certificates.operator_lifetime),
+            crl_validity_s=_seconds(config.crl.validity),
+            crl_refresh_s=_seconds(config.crl.refresh),
+            crl_shards=config.crl.shards,
+            root_algorithm=certificates.root_key,
+            issuer_algorithm=certificates.issuer_key,
+            root_lifetime_s=_seconds(certificates.root_lifetime),
+            issuer_lifetime_s=_seconds(certificates.issuer_lifetime),
+        )
+
+    @property
+    def database(self) -> Path:
+        """The database file."""
+        return self.data_dir / "authority.db"
+
+    @property
+    def refresh_s(self) -> float:
+        """Seconds from one revocation list to the next when nothing changes."""
+        return self.crl_validity_s / 8 if self.crl_refresh_s is None else self.crl_refresh_s
+
+    def crl_url(self, issuer: str, shard: int) -> str | None:
+        """Return where the list of an issuer (key id, hexadecimal) and shard is published."""
+        return f"{self.status_url}{crl_path(issuer, shard)}" if self.status_url else None
+
+    def issuer_url(self, issuer: str) -> str | None:
+        """Return where an issuer's certificate is published."""
+        return f"{self.status_url}{certificate_path(issuer)}" if self.status_url else None
+
+
+def _seconds(duration: timedelta) -> int:
+    return int(duration.total_seconds())
+
+
+def _names(
+    names: Iterable[str],
+) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:
+    """Tell DNS names from IP addresses."""
+    dns_names: list[str] = []
+    addresses: list[IPv4Address | IPv6Address] = []
+    for name in names:
+        try:
+            addresses.append(ip_address(name))
+        except ValueError:
+            dns_names.append(name)
+    return tuple(dns_names), tuple(addresses)
+
+
+def crl_path(issuer: str, shard: int) -> str:
+    """Return the path of a revocation list on the status port."""
+    return f"/crl/{issuer}/{shard}.crl"
+
+
+def certificate_path(issuer: str) -> str:
+    """Return the path of an issuer's certificate on the status port."""
+    return f"/ca/{issuer}.cer"

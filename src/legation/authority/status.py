@@ -1,0 +1,114 @@
+"""How the authority is, and what anyone may fetch from it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import legation
+from legation.authority.crl_publisher import CRLPublisher, is_root
+from legation.authority.feed import FeedHub
+from legation.authority.propagation import PropagationBoard
+from legation.authority.serving import ServingIdentity
+from legation.authority.settings import AuthoritySettings
+from legation.clock import Clock, to_rfc3339
+from legation.pki import Issuer
+
+
+class Status:
+    """Implements `legation.authority.model.StatusService`."""
+
+    def __init__(
+        self,
+        hub: FeedHub,
+        board: PropagationBoard,
+        publisher: CRLPublisher,
+        serving: ServingIdentity,
+        issuers: Mapping[str, Issuer],
+        *,
+        settings: AuthoritySettings,
+        clock: Clock,
+    ) -> None:
+        self._hub = hub
+        self._board = board
+        self._publisher = publisher
+        self._serving = serving
+        self._issuers = issuers
+        self._settings = settings
+        self._clock = clock
+        self._started_at = clock.now()
+        self.running = False
+
+    def status(self) -> Mapping[str, Any]:
+        """Return how things stand, as JSON values."""
+        state = self._hub.state
+        agents = self._board.agents()
+        return {
+            "trust_domain": self._settings.trust_domain.name,
+            "version": legation.__version__,
+            "time": to_rfc3339(self._clock.now()),
+            "started_at": to_rfc3339(self._started_at),
+            "feed_id": self._hub.feed_id,
+            "revision": self._hub.revision,
+            "issuers": [_issuer(issuer) for issuer in self._issuers.values()],
+            "serving_not_after": to_rfc3339(self._serving.credentials.not_after),
+            "crl_next_update": _optional(self._publisher.next_update()),
+            "counts": {
+                "entries": len(state.entries),
+                "policies": len(state.policies),
+                "revocations": len(state.revocations),
+                "bans": len(state.bans),
+                "agents": len(agents),
+                "agents_connected": sum(agent.connected for agent in agents),
+                "points": len(self._board.points()),
+            },
+        }
+
+    def ready(self) -> tuple[bool, Mapping[str, str]]:
+        """Return whether requests can be served, and the state of each part."""
+        now = self._clock.now()
+        next_update = self._publisher.next_update()
+        parts = {
+            "authority": "ok" if self.running else "not running",
+            "issuer": _lasts(min(issuer.not_after for issuer in self._issuers.values()), now),
+            "serving_certificate": _lasts(self._serving.credentials.not_after, now),
+            "revocation_lists": "missing" if next_update is None else _lasts(next_update, now),
+        }
+        return all(state == "ok" for state in parts.values()), parts
+
+    def bundle_document(self) -> Mapping[str, Any]:
+        """Return the SPIFFE bundle document of the trust domain."""
+        return self._hub.state.bundles[self._settings.trust_domain.name].to_document()
+
+    def authority_certificates(self) -> Mapping[str, bytes]:
+        """Return root and issuing certificates, DER, by key id in hexadecimal."""
+        return {
+            key_id: issuer.certificate.public_bytes(Encoding.DER)
+            for key_id, issuer in self._issuers.items()
+        }
+
+    def crl(self, issuer: str, shard: int) -> bytes:
+        """Return the newest list, DER.
+
+        Raises:
+            NotFound: no such issuer or shard.
+        """
+        return self._publisher.crl(issuer, shard)
+
+
+def _issuer(issuer: Issuer) -> dict[str, Any]:
+    return {
+        "key_id": issuer.key_id_hex,
+        "role": "root" if is_root(issuer) else "issuing",
+        "not_before": to_rfc3339(issuer.not_before),
+        "not_after": to_rfc3339(issuer.not_after),
+    }
+
+
+def _lasts(end: datetime, now: datetime) -> str:
+    return "ok" if now < end else f"over since {to_rfc3339(end)}"
+
+
+def _optional(moment: datetime | None) -> str | None:
+    return None if moment is None else to_rfc3339(moment)

@@ -1,0 +1,204 @@
+"""Rows of those who may come in: join tokens, agents, operators."""
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+
+from legation.authority.join_token import NEW_TOKEN, token_refusal
+from legation.authority.model import JoinToken, Operator, Role
+from legation.authority.store.records import AuditDraft, EnrolledAgent, Issuance
+from legation.authority.store.sqlite.certificates import insert_certificate, is_banned
+from legation.authority.store.sqlite.feed import append_audit
+from legation.authority.store.sqlite.values import (
+    from_ms,
+    optional_from_ms,
+    optional_ms,
+    to_ms,
+)
+from legation.causes import Cause
+from legation.errors import Conflict, NotAuthenticated, NotFound, NotPermitted
+from legation.pki.spiffe_id import SpiffeID
+
+_TOKEN = "id, agent, created_at_ms, expires_at_ms, created_by, used_at_ms"
+
+
+def create_token(
+    connection: sqlite3.Connection, token: JoinToken, *, digest: bytes, audit: AuditDraft
+) -> None:
+    """Record a join token by the digest of its secret."""
+    connection.execute(
+        f"INSERT INTO join_tokens (digest, {_TOKEN}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        (
+            digest,
+            token.id,
+            str(token.agent),
+            to_ms(token.created_at),
+            to_ms(token.expires_at),
+            token.created_by,
+            optional_ms(token.used_at),
+        ),
+    )
+    append_audit(connection, audit)
+
+
+def delete_token(connection: sqlite3.Connection, token_id: str, *, audit: AuditDraft) -> None:
+    """Delete a join token that was not used."""
+    if not connection.execute(
+        "DELETE FROM join_tokens WHERE id = ? AND used_at_ms IS NULL", (token_id,)
+    ).rowcount:
+        raise NotFound("there is no unused join token with this id")
+    append_audit(connection, audit)
+
+
+def tokens(connection: sqlite3.Connection) -> Sequence[JoinToken]:
+    """Return every join token, the newest first."""
+    rows = connection.execute(
+        f"SELECT {_TOKEN} FROM join_tokens ORDER BY rowid DESC"  # noqa: S608 - constants only
+    )
+    return [_token(row) for row in rows]
+
+
+def find_token(connection: sqlite3.Connection, digest: bytes) -> tuple[JoinToken, bytes] | None:
+    """Return a join token by the digest of its secret."""
+    row = connection.execute(
+        f"SELECT {_TOKEN}, digest FROM join_tokens WHERE digest = ?",  # noqa: S608 - constants only
+        (digest,),
+    ).fetchone()
+    return None if row is None else (_token(row[:-1]), row[-1])
+
+
+def _token(row: tuple[str, str, int, int, str, int | None]) -> JoinToken:
+    token_id, agent, created, expires, created_by, used = row
+    return JoinToken(
+        id=token_id,
+        agent=SpiffeID.parse(agent),
+        created_at=from_ms(created),
+        expires_at=from_ms(expires),
+        created_by=created_by,
+        used_at=optional_from_ms(used),
+    )
+
+
+def enrol(
+    connection: sqlite3.Connection, agent: EnrolledAgent, certificate: Issuance, *, at: datetime
+) -> None:
+    """Use a join token: the agent, its certificate and the token's end, together."""
+    name = str(agent.spiffe_id)
+    used = connection.execute(
+        "UPDATE join_tokens SET used_at_ms = ?"
+        " WHERE id = ? AND agent = ? AND used_at_ms IS NULL AND expires_at_ms > ?",
+        (to_ms(at), agent.token_id, name, to_ms(at)),
+    ).rowcount
+    if not used:
+        raise _refused_token(connection, agent.token_id, at)
+    if is_banned(connection, name):
+        raise NotPermitted(f"{name} is banned", remedy=Cause.IDENTITY_BANNED.remedy)
+    connection.execute(
+        "INSERT INTO agents (spiffe_id, enrolled_at_ms, token_id) VALUES (?, ?, ?)"
+        " ON CONFLICT (spiffe_id) DO UPDATE SET enrolled_at_ms = excluded.enrolled_at_ms,"
+        " token_id = excluded.token_id",
+        (name, to_ms(agent.enrolled_at), agent.token_id),
+    )
+    insert_certificate(connection, certificate)
+
+
+def _refused_token(connection: sqlite3.Connection, token_id: str, at: datetime) -> NotAuthenticated:
+    row = connection.execute(
+        f"SELECT {_TOKEN} FROM join_tokens WHERE id = ?",  # noqa: S608 - constants only
+        (token_id,),
+    ).fetchone()
+    if row is None:
+        return NotAuthenticated("the join token was withdrawn", remedy=NEW_TOKEN)
+    return token_refusal(_token(row), at) or NotAuthenticated(
+        "the join token is for another agent", remedy=NEW_TOKEN
+    )
+
+
+def agents(connection: sqlite3.Connection) -> Sequence[EnrolledAgent]:
+    """Return every agent that ever joined."""
+    rows = connection.execute("SELECT spiffe_id, enrolled_at_ms, token_id FROM agents")
+    return [
+        EnrolledAgent(
+            spiffe_id=SpiffeID.parse(name), enrolled_at=from_ms(enrolled), token_id=token_id
+        )
+        for name, enrolled, token_id in rows
+    ]
+
+
+def operators(connection: sqlite3.Connection) -> Sequence[Operator]:
+    """Return every operator, disabled ones included."""
+    rows = connection.execute(
+        "SELECT spiffe_id, role, created_at_ms, disabled_at_ms FROM operators ORDER BY rowid"
+    )
+    return [_operator(row) for row in rows]
+
+
+def _operator(row: tuple[str, str, int, int | None]) -> Operator:
+    name, role, created, disabled = row
+    return Operator(
+        spiffe_id=SpiffeID.parse(name),
+        role=Role(role),
+        created_at=from_ms(created),
+        disabled_at=optional_from_ms(disabled),
+    )
+
+
+def put_operator(connection: sqlite3.Connection, operator: Operator) -> None:
+    """Create or replace an operator; the moment of creation stays that of the first."""
+    connection.execute(
+        "INSERT INTO operators (spiffe_id, role, created_at_ms, disabled_at_ms)"
+        " VALUES (?, ?, ?, ?) ON CONFLICT (spiffe_id) DO UPDATE SET role = excluded.role,"
+        " disabled_at_ms = excluded.disabled_at_ms",
+        (
+            str(operator.spiffe_id),
+            str(operator.role),
+            to_ms(operator.created_at),
+            optional_ms(operator.disabled_at),
+        ),
+    )
+
+
+def certify_operator(
+    connection: sqlite3.Connection, operator: Operator, certificate: Issuance, *, audit: AuditDraft
+) -> None:
+    """Record an operator and its certificate."""
+    name = str(operator.spiffe_id)
+    if is_banned(connection, name):
+        raise NotPermitted(f"{name} is banned", remedy=Cause.IDENTITY_BANNED.remedy)
+    if operator.role is not Role.ADMIN:
+        _keep_an_administrator(connection, name)
+    put_operator(connection, operator)
+    append_audit(connection, audit)
+    insert_certificate(connection, certificate)
+
+
+def disable_operator(
+    connection: sqlite3.Connection, spiffe_id: str, *, at: datetime, audit: AuditDraft
+) -> None:
+    """Disable an operator."""
+    row = connection.execute(
+        "SELECT spiffe_id, role, created_at_ms, disabled_at_ms FROM operators WHERE spiffe_id = ?",
+        (spiffe_id,),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"there is no operator {spiffe_id}")
+    if _operator(row).disabled_at is not None:
+        return
+    _keep_an_administrator(connection, spiffe_id)
+    connection.execute(
+        "UPDATE operators SET disabled_at_ms = ? WHERE spiffe_id = ?", (to_ms(at), spiffe_id)
+    )
+    append_audit(connection, audit)
+
+
+def _keep_an_administrator(connection: sqlite3.Connection, leaving: str) -> None:
+    """Refuse to lose the last administrator: nobody could create another."""
+    row = connection.execute(
+        "SELECT sum(spiffe_id = ?), count(*) FROM operators WHERE role = ?"
+        " AND disabled_at_ms IS NULL",
+        (leaving, str(Role.ADMIN)),
+    ).fetchone()
+    if row[1] == 1 and row[0] == 1:
+        raise Conflict(
+            f"{leaving} is the last administrator", remedy="create another administrator first"
+        )

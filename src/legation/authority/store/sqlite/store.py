@@ -1,0 +1,244 @@
+"""The store on SQLite: which function runs where."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+from legation.authority.model import (
+    AuditEntry,
+    IssuedRecord,
+    JoinToken,
+    Operator,
+    RevocationOutcome,
+)
+from legation.authority.store.protocols import Deliver, Sign
+from legation.authority.store.records import (
+    AuditDraft,
+    AuthorityIdentity,
+    CommittedEvent,
+    EnrolledAgent,
+    EventDraft,
+    FeedPosition,
+    InitialState,
+    Issuance,
+    IssuerRecord,
+    Requester,
+    RevokedRow,
+    StoredCRL,
+    WrappedKey,
+)
+from legation.authority.store.sqlite import beginnings, certificates, feed, people
+from legation.authority.store.sqlite.database import open_database, open_reader
+from legation.authority.store.sqlite.group_commit import GroupCommit, Transaction
+from legation.errors import InternalError, Unavailable
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class SQLiteStore:
+    """Implements `legation.authority.store.Store` in one file.
+
+    Writes go through `GroupCommit`. Reads have a connection and a thread of their own and
+    see what is committed. One process at a time may hold a file open like this.
+    """
+
+    def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._commits = GroupCommit(writer)
+        self._reads = ThreadPoolExecutor(1, thread_name_prefix="legation-store-read")
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open or create the file at `path`, and bring its schema up to date.
+
+        Raises:
+            InvalidInput: not a database, or another program's.
+            Conflict: written by a newer version.
+            Unavailable: cannot be opened.
+        """
+        writer = await asyncio.to_thread(open_database, path)
+        return cls(writer, await asyncio.to_thread(open_reader, path))
+
+    async def close(self) -> None:
+        """Finish what was accepted, and close the file."""
+        await self._commits.close()
+        await asyncio.to_thread(self._reads.shutdown)
+        self._reader.close()
+        self._writer.close()
+
+    async def _write(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return await self._commits.run(lambda tx: function(tx.connection, *args, **kwargs))
+
+    async def _append(
+        self,
+        function: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return await self._commits.run(lambda tx: function(tx, *args, **kwargs))
+
+    async def _read(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._reads, lambda: function(self._reader, *args, **kwargs)
+            )
+        except sqlite3.OperationalError as error:
+            raise Unavailable(f"the store cannot be read: {error}") from error
+        except sqlite3.Error as error:
+            raise InternalError(f"the store failed: {error}") from error
+
+    # Beginnings
+
+    async def initialise(self, state: InitialState) -> None:
+        await self._append(beginnings.initialise, state)
+
+    async def identity(self) -> AuthorityIdentity:
+        return await self._read(beginnings.identity)
+
+    async def wrapped_keys(self) -> Sequence[WrappedKey]:
+        return await self._read(beginnings.wrapped_keys)
+
+    async def issuers(self) -> Sequence[IssuerRecord]:
+        return await self._read(beginnings.issuers)
+
+    # The feed
+
+    def attach(self, *, sign: Sign, deliver: Deliver | None = None) -> None:
+        self._commits.sign = sign
+        self._commits.deliver = deliver
+
+    async def position(self) -> FeedPosition:
+        return await self._read(feed.position)
+
+    async def current_events(self) -> Sequence[CommittedEvent]:
+        return await self._read(feed.current_events)
+
+    async def events_after(self, revision: int, *, limit: int) -> Sequence[CommittedEvent]:
+        return await self._read(feed.events_after, revision, limit)
+
+    async def set_value(
+        self, draft: EventDraft, *, expected: int, at: datetime, audit: AuditDraft
+    ) -> CommittedEvent:
+        return await self._append(feed.set_value, draft, expected=expected, at=at, audit=audit)
+
+    async def compact(self, *, upto: int, at: datetime, limit: int) -> int:
+        return await self._append(feed.compact, upto=upto, at=at, limit=limit)
+
+    # Issuance and the inventory
+
+    async def reserve_serials(self, issuer: str, shard: int, count: int) -> int:
+        return await self._write(certificates.reserve_serials, issuer, shard, count)
+
+    async def record_issuance(
+        self, items: Sequence[Issuance], *, requester: Requester
+    ) -> frozenset[int]:
+        return await self._write(certificates.record_issuance, items, requester)
+
+    async def certificate(self, serial: int) -> IssuedRecord:
+        return await self._read(certificates.certificate, serial)
+
+    async def search(
+        self,
+        *,
+        spiffe_id: str | None,
+        state: str | None,
+        after: int | None,
+        limit: int,
+        at: datetime,
+    ) -> Sequence[IssuedRecord]:
+        return await self._read(
+            certificates.search,
+            spiffe_id=spiffe_id,
+            state=state,
+            after=after,
+            limit=limit,
+            at=at,
+        )
+
+    # Enrolment
+
+    async def create_token(self, token: JoinToken, *, digest: bytes, audit: AuditDraft) -> None:
+        await self._write(people.create_token, token, digest=digest, audit=audit)
+
+    async def delete_token(self, token_id: str, *, audit: AuditDraft) -> None:
+        await self._write(people.delete_token, token_id, audit=audit)
+
+    async def tokens(self) -> Sequence[JoinToken]:
+        return await self._read(people.tokens)
+
+    async def find_token(self, digest: bytes) -> tuple[JoinToken, bytes] | None:
+        return await self._read(people.find_token, digest)
+
+    async def enrol(self, agent: EnrolledAgent, certificate: Issuance, *, at: datetime) -> None:
+        await self._write(people.enrol, agent, certificate, at=at)
+
+    async def agents(self) -> Sequence[EnrolledAgent]:
+        return await self._read(people.agents)
+
+    # Revocation
+
+    async def revoke_serial(
+        self, serial: int, *, reason: str, at: datetime, audit: AuditDraft
+    ) -> RevocationOutcome:
+        return await self._append(
+            certificates.revoke_serial, serial, reason=reason, at=at, audit=audit
+        )
+
+    async def revoke_identity(
+        self, spiffe_id: str, *, reason: str, ban: bool, at: datetime, audit: AuditDraft
+    ) -> RevocationOutcome:
+        return await self._append(
+            certificates.revoke_identity, spiffe_id, reason=reason, ban=ban, at=at, audit=audit
+        )
+
+    async def lift_ban(self, spiffe_id: str, *, at: datetime, audit: AuditDraft) -> int:
+        return await self._append(certificates.lift_ban, spiffe_id, at=at, audit=audit)
+
+    async def revoked(
+        self, issuer: str, shard: int, *, unexpired_at: datetime
+    ) -> Sequence[RevokedRow]:
+        return await self._read(certificates.revoked, issuer, shard, unexpired_at=unexpired_at)
+
+    async def publish_crl(
+        self, crl: StoredCRL, draft: EventDraft, *, audit: AuditDraft
+    ) -> CommittedEvent:
+        return await self._append(beginnings.publish_crl, crl, draft, audit=audit)
+
+    async def crls(self) -> Sequence[StoredCRL]:
+        return await self._read(beginnings.crls)
+
+    # Operators and the audit log
+
+    async def operators(self) -> Sequence[Operator]:
+        return await self._read(people.operators)
+
+    async def certify_operator(
+        self, operator: Operator, certificate: Issuance, *, audit: AuditDraft
+    ) -> None:
+        await self._write(people.certify_operator, operator, certificate, audit=audit)
+
+    async def disable_operator(self, spiffe_id: str, *, at: datetime, audit: AuditDraft) -> None:
+        await self._write(people.disable_operator, spiffe_id, at=at, audit=audit)
+
+    async def audit_entries(self, *, after: int, limit: int) -> Sequence[AuditEntry]:
+        return await self._read(feed.audit_entries, after=after, limit=limit)
+
+    async def audit_size(self) -> int:
+        return await self._read(feed.audit_size)

@@ -1,0 +1,84 @@
+"""Messages of the Sync stream as bytes.
+
+An event goes to every agent, so it is encoded once: as the wire form of one element of
+`Events.events`. A message is a header followed by such elements, which is what
+serialising the whole would give (protobuf encoding: fields of a message may be
+concatenated). A test parses the result with the generated code.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Self
+
+from legation.authority.store import CommittedEvent
+from legation.wire.protobuf.agent_pb2 import Event, Events, Heartbeat, SyncResponse
+
+_RESPONSE_EVENTS = bytes([1 << 3 | 2])  # SyncResponse.events, length-delimited
+_EVENTS_EVENT = bytes([5 << 3 | 2])  # Events.events, length-delimited
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedEvent:
+    """One event, ready for any message.
+
+    Attributes:
+        element: its wire form as an element of `Events.events`.
+    """
+
+    revision: int
+    audience: frozenset[str] | None
+    element: bytes = field(repr=False)
+
+    @classmethod
+    def encode(cls, committed: CommittedEvent) -> Self:
+        """Encode a committed event."""
+        signed = committed.signed
+        body = Event(body=signed.body, signature=signed.signature).SerializeToString()
+        audience = committed.event.audience
+        return cls(
+            revision=committed.event.revision,
+            audience=None if audience is None else frozenset(audience),
+            element=_EVENTS_EVENT + _varint(len(body)) + body,
+        )
+
+    def visible_to(self, agent: str) -> bool:
+        """Tell whether `agent` may see it."""
+        return self.audience is None or agent in self.audience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a message says besides its events."""
+
+    feed_id: str
+    revision: int
+    snapshot: bool = False
+    complete: bool = True
+
+
+def events_message(header: Header, elements: Iterable[bytes]) -> bytes:
+    """Return a SyncResponse with events."""
+    head = Events(
+        feed_id=header.feed_id,
+        snapshot=header.snapshot,
+        complete=header.complete,
+        revision=header.revision,
+    ).SerializeToString()
+    body = b"".join((head, *elements))
+    return _RESPONSE_EVENTS + _varint(len(body)) + body
+
+
+def heartbeat_message(*, now_ms: int, revision: int) -> bytes:
+    """Return a SyncResponse with a heartbeat."""
+    return SyncResponse(
+        heartbeat=Heartbeat(now_ms=now_ms, revision=revision)
+    ).SerializeToString()
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

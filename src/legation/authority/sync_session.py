@@ -1,0 +1,193 @@
+"""One Sync stream: the feed down to an agent, its statements up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+
+import grpc
+
+from legation.authority.agent_peer import AgentGate, PeerCertificate
+from legation.authority.events import (
+    AgentConnected,
+    AgentDisconnected,
+    EventBus,
+    HandshakesRefused,
+)
+from legation.authority.feed import FeedHub
+from legation.authority.follower import Follower
+from legation.authority.propagation import MAX_TEXT, PropagationBoard, StatedPoint
+from legation.authority.sync_messages import heartbeat_message
+from legation.clock import Clock
+from legation.errors import InvalidInput, LegationError, TimedOut
+from legation.wire.protobuf.agent_pb2 import Acknowledgement, Hello, Reports, SyncRequest
+
+_HELLO_S = 10.0
+_MAX_REFUSALS = 256  # of one report
+_NEWEST_MS = 253_402_300_799_000  # the year 9999
+
+
+class SyncSession:
+    """Serves one stream until it ends or is told to."""
+
+    def __init__(
+        self,
+        peer: PeerCertificate,
+        context: grpc.aio.ServicerContext,
+        *,
+        gate: AgentGate,
+        hub: FeedHub,
+        board: PropagationBoard,
+        clock: Clock,
+        events: EventBus,
+        heartbeat_s: float,
+    ) -> None:
+        self.peer = peer
+        self._context = context
+        self._gate = gate
+        self._hub = hub
+        self._board = board
+        self._clock = clock
+        self._events = events
+        self._heartbeat_s = heartbeat_s
+        self._ending: asyncio.Future[LegationError] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def end(self, error: LegationError) -> None:
+        """Close the stream now, with a reason."""
+        if not self._ending.done():
+            self._ending.set_result(error)
+
+    def recheck(self) -> None:
+        """Close the stream if its peer may no longer be here."""
+        try:
+            self._gate.check(self.peer)
+        except LegationError as error:
+            self.end(error)
+
+    async def serve(self, requests: AsyncIterator[SyncRequest]) -> None:
+        """Serve the stream.
+
+        Raises:
+            LegationError: why it ended, unless the agent ended it.
+        """
+        agent = self.peer.spiffe_id
+        hello = await self._hello(requests)
+        reason = "the agent closed the stream"
+        try:
+            with Follower(
+                self._hub, str(agent), feed_id=hello.feed_id, revision=hello.revision
+            ) as follower:
+                self._connected(hello, snapshot=follower.snapshot)
+                await self._until_ended(self._send(follower), self._receive(requests))
+        except LegationError as error:
+            reason = error.message
+            raise
+        finally:
+            self._board.disconnected(agent, self)
+            self._events.emit(AgentDisconnected(agent=str(agent), reason=reason))
+
+    async def _hello(self, requests: AsyncIterator[SyncRequest]) -> Hello:
+        try:
+            async with asyncio.timeout(_HELLO_S):
+                first = await anext(requests, None)
+        except TimeoutError:
+            raise TimedOut("the agent said no hello") from None
+        if first is None or first.WhichOneof("message") != "hello":
+            raise InvalidInput("the first message of a stream is a hello")
+        return first.hello
+
+    def _connected(self, hello: Hello, *, snapshot: bool) -> None:
+        version = hello.version[:MAX_TEXT]
+        self._board.connected(
+            self.peer.spiffe_id, self, version=version, revision=min(hello.revision, 2**53)
+        )
+        self._events.emit(
+            AgentConnected(
+                agent=str(self.peer.spiffe_id),
+                version=version,
+                revision=hello.revision,
+                snapshot=snapshot,
+            )
+        )
+
+    async def _until_ended(self, *works: "asyncio._CoroutineLike[None]") -> None:
+        tasks = [asyncio.ensure_future(work) for work in works]
+        try:
+            done, _ = await asyncio.wait(
+                {*tasks, self._ending}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if self._ending in done:
+                raise self._ending.result()
+            for task in done:
+                await task
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _send(self, follower: Follower) -> None:
+        next_heartbeat = 0.0
+        while True:
+            pause = max(0.0, next_heartbeat - self._clock.monotonic())
+            for message in await follower.next(idle_s=min(pause, self._heartbeat_s)):
+                await self._context.write(message)
+            if self._clock.monotonic() >= next_heartbeat:
+                self._gate.check(self.peer)
+                now_ms = round(self._clock.now().timestamp() * 1000)
+                await self._context.write(
+                    heartbeat_message(now_ms=now_ms, revision=self._hub.revision)
+                )
+                next_heartbeat = self._clock.monotonic() + self._heartbeat_s
+
+    async def _receive(self, requests: AsyncIterator[SyncRequest]) -> None:
+        handlers: dict[str, Callable[[SyncRequest], None]] = {
+            "acknowledgement": lambda message: self._acknowledge(message.acknowledgement),
+            "reports": lambda message: self._report(message.reports),
+        }
+        async for message in requests:
+            kind = message.WhichOneof("message")
+            if kind == "hello":
+                raise InvalidInput("a stream has one hello")
+            if kind in handlers:  # a newer agent may say what this version does not know
+                handlers[kind](message)
+                self._board.heard(self.peer.spiffe_id)
+
+    def _acknowledge(self, statement: Acknowledgement) -> None:
+        self._board.state(
+            self.peer.spiffe_id,
+            revision=min(statement.revision, 2**53),
+            points=[
+                StatedPoint(
+                    id=point.id,
+                    kind=point.kind,
+                    spiffe_id=point.spiffe_id,
+                    revision=min(point.revision, 2**53),
+                    applied_at=_moment(point.applied_at_ms),
+                    capabilities=tuple(point.capabilities),
+                    notes=tuple(point.notes),
+                )
+                for point in statement.points
+            ],
+        )
+
+    def _report(self, reports: Reports) -> None:
+        for refusal in reports.refusals[:_MAX_REFUSALS]:
+            self._events.emit(
+                HandshakesRefused(
+                    agent=str(self.peer.spiffe_id),
+                    point=refusal.point[:MAX_TEXT],
+                    cause=refusal.cause[:MAX_TEXT],
+                    peer=refusal.peer[:MAX_TEXT],
+                    serial=refusal.serial[:MAX_TEXT],
+                    raw=refusal.raw[:MAX_TEXT],
+                    count=refusal.count,
+                )
+            )
+
+
+def _moment(milliseconds: int) -> datetime | None:
+    """Read an agent's time; a nonsensical one is none."""
+    if not 0 < milliseconds <= _NEWEST_MS:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

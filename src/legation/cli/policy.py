@@ -1,0 +1,219 @@
+"""``legation policy``: who may call whom."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from legation.cli.arguments import SPIFFE_ID
+from legation.cli.connection import Connection, connection_options
+from legation.cli.lazy import Group
+from legation.cli.output import Column, note, output_option, show_list, show_one, show_raw
+
+if TYPE_CHECKING:
+    from legation.policy import AuthorizationPolicy
+
+_COLUMNS: tuple[Column, ...] = (
+    ("name", "name"),
+    ("action", "action"),
+    ("mode", "mode"),
+    ("target", "target"),
+    ("rules", lambda row: len(row["document"]["spec"]["rules"])),
+)
+DENIED = 1
+
+_files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE…")
+_file_option = click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    metavar="FILE|DIR|-",
+    help="YAML file, folder of such files, or - for stdin.  [repeatable]",
+)
+
+
+@click.group(
+    cls=Group,
+    epilog="""
+    Examples:
+      legation policy apply -f policies/
+      legation policy explain spiffe://example.org/web spiffe://example.org/api \\
+          --method GET --path /orders/7
+      legation policy list
+    """,
+)
+def policy() -> None:
+    """Say who may call whom."""
+
+
+@policy.command(
+    epilog="""
+    Examples:
+      legation policy apply -f policies/ -f extra.yaml
+      generate-policies | legation policy apply -f -
+    """
+)
+@_file_option
+@connection_options
+@output_option
+def apply(*, files: tuple[str, ...], connection: Connection, output: str) -> None:
+    """Create or replace policies. All are checked before the first is sent."""
+    from legation.cli.policy_files import read_policies
+
+    if not files:
+        raise click.UsageError("name what to apply: -f FILE")
+    policies = read_policies(files)
+    rows = []
+    with connection.open() as client:
+        for one in policies:
+            stored = client.put("policies", one.name, body=one.to_document())
+            rows.append({"name": one.name, "changed": stored["changed"]})
+    if output != "table":
+        show_list(rows, (), output=output)
+        return
+    for row in rows:
+        note(f"policy {row['name']} {'applied' if row['changed'] else 'unchanged'}")
+
+
+@policy.command("list")
+@connection_options
+@output_option
+def list_policies(*, connection: Connection, output: str) -> None:
+    """List all policies."""
+    with connection.open() as client:
+        documents = list(client.pages("policies"))
+    if output != "table":
+        show_list(documents, (), output=output)
+        return
+    rows = [
+        {
+            "name": document["metadata"]["name"],
+            "action": document["spec"]["action"],
+            "mode": document["spec"].get("mode", "enforce"),
+            "target": document["spec"]["target"]["spiffeIDs"],
+            "document": document,
+        }
+        for document in documents
+    ]
+    show_list(rows, _COLUMNS, output=output, empty="no policies: every call is denied")
+
+
+@policy.command()
+@click.argument("name")
+@connection_options
+@output_option
+def show(*, name: str, connection: Connection, output: str) -> None:
+    """Show one policy, as the YAML that `apply` takes."""
+    from legation.cli.policy_files import to_yaml
+
+    with connection.open() as client:
+        document = client.get("policies", name)
+    if output == "table":
+        show_raw(to_yaml([document]))
+    else:
+        show_one(document, output=output)
+
+
+@policy.command()
+@click.argument("name")
+@connection_options
+def delete(*, name: str, connection: Connection) -> None:
+    """Delete a policy. Deleting an ALLOW policy denies what only it allowed."""
+    with connection.open() as client:
+        client.delete("policies", name)
+    note(f"policy {name} deleted")
+
+
+@policy.command(
+    epilog="""
+    Examples:
+      legation policy validate policies/*.yaml
+    """
+)
+@_files_argument
+def validate(files: tuple[str, ...]) -> None:
+    """Check policy files, without any authority."""
+    from legation.cli.policy_files import read_policies
+
+    count = len(read_policies(files))
+    note(f"{count} {'policy' if count == 1 else 'policies'}, all valid")
+
+
+@policy.command(
+    epilog=f"""
+    Examples:
+      legation policy explain spiffe://example.org/web spiffe://example.org/api --path /orders
+      legation policy explain -f policies/ spiffe://example.org/web spiffe://example.org/db \\
+          --port 5432
+
+    Exit status: 0 when the call is allowed, {DENIED} when it is denied.
+    """
+)
+@click.argument("source", type=SPIFFE_ID)
+@click.argument("target", type=SPIFFE_ID)
+@click.option("--method", help="HTTP method; leave it out for a plain TCP connection.")
+@click.option("--path", help="HTTP path, as the client sends it.")
+@click.option("--port", type=click.IntRange(1, 65535), default=443, show_default=True)
+@_file_option
+@connection_options
+@output_option
+@click.pass_context
+def explain(
+    context: click.Context,
+    *,
+    source: str,
+    target: str,
+    method: str | None,
+    path: str | None,
+    port: int,
+    files: tuple[str, ...],
+    connection: Connection,
+    output: str,
+) -> None:
+    """Say whether SOURCE may call TARGET, and which policy decides.
+
+    Asks the authority for its policies, or takes those of -f and needs no authority.
+    With --path but no --method, the method is GET.
+    """
+    from legation.policy import PolicyMatcher, Request
+
+    policies = _policies_of(files, connection)
+    if path is not None and method is None:
+        method = "GET"
+    request = Request(source=source, target=target, method=method, path=path, port=port)
+    decision = PolicyMatcher(policies).decide(request)
+    answer = {
+        "allowed": decision.allowed,
+        "policy": decision.policy,
+        "shadow_allowed": decision.shadow_allowed,
+        "shadow_policy": decision.shadow_policy,
+        "policies_of_target": sorted(one.name for one in policies if one.applies_to(target)),
+    }
+    if output == "table":
+        _tell(answer, source=source, target=target)
+    else:
+        show_one(answer, output=output)
+    if not decision.allowed:
+        context.exit(DENIED)
+
+
+def _policies_of(files: tuple[str, ...], connection: Connection) -> "list[AuthorizationPolicy]":
+    from legation.cli.policy_files import read_policies
+    from legation.policy import AuthorizationPolicy
+
+    if files:
+        return read_policies(files)
+    with connection.open() as client:
+        return [AuthorizationPolicy.from_document(one) for one in client.pages("policies")]
+
+
+def _tell(answer: dict[str, Any], *, source: str, target: str) -> None:
+    verdict, colour = ("allowed", "green") if answer["allowed"] else ("denied", "red")
+    by = f"by policy {answer['policy']}" if answer["policy"] else "because no policy allows it"
+    click.echo(f"{click.style(verdict, fg=colour)} {by}")
+    if answer["shadow_allowed"] != answer["allowed"]:
+        would = "allow" if answer["shadow_allowed"] else "deny"
+        click.echo(f"in shadow, {answer['shadow_policy'] or 'the absence of a policy'} would {would} it")
+    click.echo(f"caller   {source}")
+    click.echo(f"target   {target}")
+    click.echo(f"policies of the target: {', '.join(answer['policies_of_target']) or 'none'}")

@@ -1,0 +1,80 @@
+"""From an agent's configuration to a running agent."""
+
+from pathlib import Path
+
+from legation.agent.enrolment import EnrolmentRequest
+from legation.agent.identity import IdentityStore
+from legation.agent.private_files import read_bounded
+from legation.agent.wiring import Agent, AgentSettings
+from legation.cli.configured import Flags, log_as, read_config, reload_log_level
+from legation.cli.supervision import Supervision, run
+from legation.config import AgentConfig, Loaded, read_join_token
+from legation.config.loader import DEFAULT
+from legation.errors import Conflict, NotFound
+from legation.pki import certificates_from_pem
+
+_MAX_BUNDLE = 1 << 20
+
+
+def run_agent(config_file: Path | None, flags: Flags) -> None:
+    """Run the agent until it is told to stop.
+
+    Raises:
+        LegationError: the configuration, the enrolment or the socket fails.
+    """
+    loaded = read_config(AgentConfig, config_file, flags)
+    config = loaded.config
+    log_as(config)
+
+    async def serve(supervision: Supervision) -> None:
+        reload_log_level(supervision, AgentConfig, config_file, flags)
+        agent = await Agent.open(settings_of(loaded))
+        joined = agent.own.identity.spiffe_id.trust_domain
+        if config.trust_domain not in {None, joined}:
+            raise Conflict(
+                f"this agent belongs to {joined}, and the configuration names {config.trust_domain}",
+                remedy=f"correct trust_domain, or enrol anew with an empty {config.data_dir}",
+            )
+        async with agent:
+            supervision.ready(f"{agent.own.identity.spiffe_id} on {config.socket.path}")
+            await supervision.stop.wait()
+
+    run(serve)
+
+
+def settings_of(loaded: Loaded[AgentConfig]) -> AgentSettings:
+    """Translate the configuration; secrets are read only when the agent must enrol.
+
+    Raises:
+        NotFound: it must enrol, and there is no token, or a file is missing.
+        InvalidInput: a file is not what it should be.
+    """
+    config = loaded.config
+    # Unless told otherwise, the agent stays with the address that it enrolled under.
+    moved_to = config.server.agents if loaded.origins["server.agents"] != DEFAULT else None
+    enrolled = IdentityStore(config.data_dir).enrolled
+    return AgentSettings(
+        data_dir=config.data_dir,
+        socket=config.socket.path,
+        enrolment=None if enrolled else _enrolment(config),
+        authority=moved_to and moved_to.host,
+        agents_port=moved_to and moved_to.port,
+        socket_mode=config.socket.mode,
+        socket_group=config.socket.group,
+    )
+
+
+def _enrolment(config: AgentConfig) -> EnrolmentRequest:
+    token = read_join_token(config)
+    if token is None:
+        raise NotFound(
+            f"this agent has not joined yet ({config.data_dir} is empty), and has no join token",
+            remedy="make one with `legation token create NAME`, and give --join-token-file",
+        )
+    bundle = config.trust_bundle_file
+    return EnrolmentRequest(
+        authority=str(config.server.api),
+        token=token,
+        authorities=certificates_from_pem(read_bounded(bundle, limit=_MAX_BUNDLE)) if bundle else (),
+        fingerprint=(config.ca_fingerprint or "").removeprefix("sha256:") or None,
+    )

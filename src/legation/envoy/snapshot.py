@@ -1,0 +1,195 @@
+"""Everything one proxy is to hold, as resources by type, with the versions they travel under."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from legation.envoy import type_urls
+from legation.envoy.authorization import policy_filters
+from legation.envoy.clusters import app_cluster, upstream_cluster
+from legation.envoy.http_connections import POLICY_ALLOW, POLICY_DENY, REVOKED
+from legation.envoy.listeners import inbound_listener, network_filter_name, outbound_listener
+from legation.envoy.revocation import (
+    RevokedPeers,
+    rbac,
+    revoked_peers,
+    upstream_epoch,
+    upstream_facts,
+)
+from legation.envoy.secrets import identity_secret, trust_secret, usable_lists
+from legation.envoy.spec import Outbound, Protocol, ProxySpec
+from legation.pki.spiffe_id import SpiffeID, TrustDomain
+from legation.wire.feed import FeedState, TLSMode
+
+Resource = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyInputs:
+    """What a snapshot is made from.
+
+    Attributes:
+        spec: what the proxy is for.
+        spiffe_id: the identity it acts under.
+        chain_pem: its certificate chain, leaf first.
+        private_key_pem: the key that goes with it.
+        issuer: key id of the certificate's issuer, lower-case hexadecimal.
+        state: the folded feed; read, never kept.
+        mtls: what the inbound side accepts.
+        drain_epochs: by listening address; a new number makes Envoy drain that listener.
+    """
+
+    spec: ProxySpec
+    spiffe_id: SpiffeID
+    chain_pem: str
+    private_key_pem: str = field(repr=False)
+    issuer: str
+    state: FeedState
+    mtls: TLSMode = TLSMode.STRICT
+    drain_epochs: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypedResources:
+    """The resources of one type. `repr` leaves them out, because secrets are among them."""
+
+    version: str
+    digest: str
+    resources: Mapping[str, Resource] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All resources of one proxy at one revision of the feed.
+
+    Attributes:
+        revision: of the feed.
+        by_type: the resources by type URL.
+        revoked: the peers that its filters refuse although a policy would let them in.
+        upstream_facts: what was revoked of the identity behind each outbound port.
+        lists_in_force: whether revocation lists are checked in the handshake.
+    """
+
+    revision: int
+    by_type: Mapping[str, TypedResources]
+    revoked: RevokedPeers
+    upstream_facts: Mapping[Outbound, frozenset[str]]
+    lists_in_force: bool
+
+
+def build(inputs: ProxyInputs, *, previous: Snapshot | None = None) -> Snapshot:
+    """Build the snapshot; the same inputs always give the same one.
+
+    A type whose resources are as in `previous` keeps its version, so Envoy is sent, and has
+    to acknowledge, only what changed. A version is ``<revision>.<digest>``: the revision at
+    which the content became what it is.
+    """
+    revoked = revoked_peers(inputs.state, str(inputs.spiffe_id))
+    facts = {item: upstream_facts(inputs.state, item.spiffe_id) for item in inputs.spec.outbound}
+    contents = {
+        type_urls.CLUSTER: _clusters(inputs, facts),
+        type_urls.SECRET: _secrets(inputs),
+        type_urls.LISTENER: _listeners(inputs),
+        type_urls.EXTENSION: _extensions(inputs, revoked),
+    }
+    by_type: dict[str, TypedResources] = {}
+    for type_url, resources in contents.items():
+        digest = digest_of(resources)
+        before = previous.by_type[type_url] if previous else None
+        if before is not None and before.digest == digest:
+            by_type[type_url] = before
+        else:
+            by_type[type_url] = TypedResources(
+                version=f"{inputs.state.revision}.{digest[:12]}",
+                digest=digest,
+                resources=MappingProxyType(resources),
+            )
+    return Snapshot(
+        revision=inputs.state.revision,
+        by_type=MappingProxyType(by_type),
+        revoked=revoked,
+        upstream_facts=MappingProxyType(facts),
+        lists_in_force=bool(usable_lists(inputs.state.crls.values(), issuer=inputs.issuer)),
+    )
+
+
+def _clusters(inputs: ProxyInputs, facts: Mapping[Outbound, frozenset[str]]) -> dict[str, Resource]:
+    apps = (app_cluster(inbound) for inbound in inputs.spec.inbound)
+    upstreams = (
+        upstream_cluster(
+            outbound,
+            epoch=upstream_epoch(facts[outbound]),
+            banned=outbound.spiffe_id in inputs.state.bans,
+        )
+        for outbound in inputs.spec.outbound
+    )
+    return _named((*apps, *upstreams))
+
+
+def _secrets(inputs: ProxyInputs) -> dict[str, Resource]:
+    own = inputs.spiffe_id.trust_domain
+    wanted = {own} | {
+        SpiffeID.parse(outbound.spiffe_id).trust_domain for outbound in inputs.spec.outbound
+    }
+    trusts = (_trust(inputs, domain, own=domain == own) for domain in sorted(wanted))
+    identity = identity_secret(inputs.chain_pem, inputs.private_key_pem)
+    return _named((identity, *(trust for trust in trusts if trust is not None)))
+
+
+def _trust(inputs: ProxyInputs, domain: TrustDomain, *, own: bool) -> Resource | None:
+    bundle = inputs.state.bundles.get(str(domain))
+    if bundle is None or not bundle.x509_authorities:
+        # Envoy holds the listener or cluster back until the secret comes: nobody gets in.
+        return None
+    # A partner's lists are not in our feed, and ours would refuse all of its members.
+    lists = usable_lists(inputs.state.crls.values(), issuer=inputs.issuer) if own else ()
+    return trust_secret(domain, bundle.to_pem().decode(), lists)
+
+
+def _listeners(inputs: ProxyInputs) -> dict[str, Resource]:
+    inbound = (
+        inbound_listener(
+            item,
+            trust_domain=inputs.spiffe_id.trust_domain,
+            mtls=inputs.mtls,
+            drain_epoch=inputs.drain_epochs.get(item.listen, 0),
+        )
+        for item in inputs.spec.inbound
+    )
+    outbound = (
+        outbound_listener(item, drain_epoch=inputs.drain_epochs.get(item.listen, 0))
+        for item in inputs.spec.outbound
+    )
+    return _named((*inbound, *outbound))
+
+
+def _extensions(inputs: ProxyInputs, revoked: RevokedPeers) -> dict[str, Resource]:
+    if not inputs.spec.inbound:
+        return {}
+    target = str(inputs.spiffe_id)
+    tcp = {inbound.protocol is Protocol.TCP for inbound in inputs.spec.inbound}
+    filters: list[Resource] = []
+    for protocol in (Protocol.TCP if is_tcp else Protocol.HTTP for is_tcp in sorted(tcp)):
+        deny, allow = policy_filters(inputs.state.policies.values(), target, protocol)
+        configs = {REVOKED: rbac(revoked, protocol), POLICY_DENY: deny, POLICY_ALLOW: allow}
+        filters.extend(
+            {
+                "name": network_filter_name(name) if protocol is Protocol.TCP else name,
+                "typed_config": config,
+            }
+            for name, config in configs.items()
+        )
+    return _named(filters)
+
+
+def _named(resources: Iterable[Resource]) -> dict[str, Resource]:
+    return {resource["name"]: resource for resource in resources}
+
+
+def digest_of(resources: Mapping[str, Resource]) -> str:
+    """Return a digest of the content, the same in every process."""
+    text = json.dumps(resources, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

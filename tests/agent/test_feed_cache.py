@@ -1,0 +1,141 @@
+"""The feed's file on the agent's disk."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from legation.agent import feed_cache
+from legation.agent.feed_cache import FeedCache
+from legation.errors import InternalError, Unavailable
+from legation.wire.feed import FeedEvent, FeedSigner, Kind
+from legation.wire.protobuf import agent_pb2 as pb
+
+SIGNER = FeedSigner(Ed25519PrivateKey.generate())
+
+
+def event(revision, key, value=...):
+    signed = SIGNER.sign(
+        FeedEvent(
+            revision=revision,
+            time_ms=0,
+            kind=Kind.POLICY,
+            key=key,
+            value={"n": revision} if value is ... else value,
+        )
+    )
+    return pb.Event(body=signed.body, signature=signed.signature)
+
+
+def part(*events, revision=0, **fields):
+    return pb.Events(feed_id="f", revision=revision, events=events, complete=True, **fields)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "feed.log"
+
+
+def filled(path, *parts):
+    cache = FeedCache(path)
+    assert list(cache.load()) == []
+    for each in parts:
+        cache.append(each)
+    cache.close()
+
+
+def reload(path):
+    cache = FeedCache(path)
+    try:
+        return list(cache.load())
+    finally:
+        cache.close()
+
+
+def test_what_was_appended_comes_back(path):
+    """Parts come back in order after a restart, from a file that only we can read."""
+    parts = [part(event(n, "k"), revision=n) for n in (1, 2, 3)]
+    filled(path, *parts)
+    assert reload(path) == parts
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_torn_or_damaged_tail_is_cut_off(tmp_path_factory, data):
+    """Whatever a crash leaves at the end, the parts before it survive, and appending goes on."""
+    path = tmp_path_factory.mktemp("cache") / "feed.log"
+    parts = [part(event(n, "k"), revision=n) for n in (1, 2, 3)]
+    filled(path, *parts)
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut] + data.draw(st.binary(max_size=64)))
+    cache = FeedCache(path)
+    survived = list(cache.load())
+    assert survived == parts[: len(survived)]
+    assert len(survived) >= sum(1 for end in _ends(parts) if end <= cut)
+    cache.append(parts[0])
+    cache.close()
+    assert reload(path) == [*survived, parts[0]]
+
+
+def _ends(parts):
+    end = 0
+    for each in parts:
+        end += 8 + each.ByteSize()
+        yield end
+
+
+def test_a_flipped_bit_ends_the_log(path):
+    """A record whose checksum does not fit is not read, nor anything after it."""
+    parts = [part(event(n, "k"), revision=n) for n in (1, 2, 3)]
+    filled(path, *parts)
+    content = bytearray(path.read_bytes())
+    content[8 + parts[0].ByteSize() + 20] ^= 1
+    path.write_bytes(content)
+    assert reload(path) == parts[:1]
+
+
+def test_a_snapshot_replaces_everything(path):
+    """After `replace` only the snapshot's parts are there, and appending continues."""
+    cache = FeedCache(path)
+    list(cache.load())
+    cache.append(part(event(1, "old"), revision=1))
+    snapshot = part(event(2, "new"), revision=2, snapshot=True)
+    cache.replace([snapshot])
+    cache.append(part(event(3, "more"), revision=3))
+    cache.close()
+    assert reload(path) == [snapshot, part(event(3, "more"), revision=3)]
+
+
+async def test_compaction_keeps_the_newest_of_each_key(path, monkeypatch):
+    """Compaction leaves one snapshot of the current events, and what arrived meanwhile."""
+    monkeypatch.setattr(feed_cache, "_COMPACT_FROM", 100)
+    cache = FeedCache(path)
+    list(cache.load())
+    cache.append(part(event(1, "a"), event(2, "b"), event(3, "c"), revision=3, snapshot=True))
+    assert cache.overgrown
+    cache.append(part(event(4, "a"), event(5, "b", None), revision=6))
+    compaction = cache.compact(current=lambda e: e.key != "c")
+    cache.append(part(event(7, "d"), revision=7))
+    await compaction
+    assert not cache.overgrown
+    cache.append(part(event(8, "e"), revision=8))
+    cache.close()
+    snapshot = part(event(4, "a"), revision=7, snapshot=True)
+    loaded = reload(path)
+    assert loaded[0] in (snapshot, part(event(4, "a"), event(7, "d"), revision=7, snapshot=True))
+    assert loaded[-1] == part(event(8, "e"), revision=8)
+
+
+def test_appending_before_loading_is_a_defect(path):
+    """A cache that was not loaded does not know where to append, and says so."""
+    with pytest.raises(InternalError):
+        FeedCache(path).append(part())
+
+
+def test_an_unusable_path_is_explained(tmp_path):
+    """A directory in the place of the file is reported, not raised as an OSError."""
+    (tmp_path / "feed.log").mkdir()
+    with pytest.raises(Unavailable, match="feed.log"):
+        list(FeedCache(tmp_path / "feed.log").load())

@@ -1,0 +1,476 @@
+"""The authority's services in memory, for tests of its HTTP edges: real certificates, no store."""
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from legation.authority.model import (
+    OPERATOR_PREFIX,
+    Actor,
+    AgentRecord,
+    AuditEntry,
+    Enrolment,
+    IssuedRecord,
+    JoinToken,
+    Operator,
+    PointRecord,
+    RevocationOutcome,
+    Services,
+)
+from legation.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
+from legation.pki import (
+    CLIENT,
+    SERVER,
+    CertificateRequest,
+    Issuer,
+    RevokedEntry,
+    SerialNumber,
+    SpiffeID,
+    Subject,
+    TrustBundle,
+    TrustDomain,
+    Validity,
+    build_crl,
+    certificates_to_pem,
+    generate_key,
+    issue,
+    issue_ca,
+    private_key_to_pem,
+    self_sign,
+)
+from legation.policy import AuthorizationPolicy
+from legation.wire.feed import Ban, Revocation, WorkloadEntry
+
+TRUST_DOMAIN = TrustDomain("example.org")
+
+
+class Hierarchy:
+    """A root, an issuer, and the certificates that tests ask for."""
+
+    def __init__(self, *, trust_domain=TRUST_DOMAIN):
+        self.trust_domain = trust_domain
+        self.now = datetime.now(UTC)
+        self._index = 0
+        year = Validity(self.now - timedelta(days=1), self.now + timedelta(days=365))
+        root_key, issuer_key = generate_key(), generate_key()
+        self.root = self_sign(
+            root_key, subject=Subject(common_name="root"), serial=self.serial(), validity=year
+        ).certificate
+        intermediate = issue_ca(
+            Issuer(self.root, root_key),
+            subject=Subject(common_name="issuer"),
+            public_key=issuer_key.public_key(),
+            serial=self.serial(),
+            validity=year,
+        ).certificate
+        self.issuer = Issuer(intermediate, issuer_key, (intermediate,))
+        self.bundle = TrustBundle(trust_domain, (self.root,))
+
+    def serial(self):
+        self._index += 1
+        return SerialNumber(random=2**63 + 1, shard=0, index=self._index).to_int()
+
+    def certify(self, profile, public_key, *, subject, validity=None):
+        now = datetime.now(UTC)
+        return issue(
+            self.issuer,
+            profile,
+            subject=subject,
+            public_key=public_key,
+            serial=self.serial(),
+            validity=validity or Validity(now - timedelta(minutes=1), now + timedelta(hours=1)),
+        )
+
+    def pair(self, profile, *, subject, validity=None):
+        """Return serial number, chain PEM and key PEM."""
+        key = generate_key()
+        leaf = self.certify(profile, key.public_key(), subject=subject, validity=validity)
+        chain = certificates_to_pem([leaf.certificate, self.issuer.certificate])
+        return leaf.serial, chain, private_key_to_pem(key)
+
+    def serving(self):
+        name = SpiffeID(self.trust_domain, "/legation/authority")
+        return self.pair(SERVER, subject=Subject(spiffe_id=name, dns_names=("localhost",)))
+
+    def operator(self, name, **options):
+        return self.pair(
+            CLIENT,
+            subject=Subject(spiffe_id=SpiffeID(self.trust_domain, OPERATOR_PREFIX + name)),
+            **options,
+        )
+
+    def roots_pem(self):
+        return certificates_to_pem([self.root])
+
+
+class FakeAuthority:
+    """All services over one set of dictionaries."""
+
+    def __init__(self, *, hierarchy=None, clock=None):
+        self.hierarchy = hierarchy or Hierarchy()
+        self.revision = 1
+        self.entry_rows = {}
+        self.token_rows = {}
+        self.policy_rows = {}
+        self.certificate_rows = {}
+        self.revoked = {}
+        self.ban_rows = {}
+        self.operator_rows = {}
+        self.point_rows = {}
+        self.agent_rows = {}
+        self.audit_rows = []
+        self.parts = {"store": "ok"}
+        self.defect = None
+        self.crls = {}
+        self._changed = asyncio.Event()
+        self.waits = 0
+
+    def services(self):
+        return Services(
+            entries=_Entries(self),
+            tokens=_Tokens(self),
+            policies=_Policies(self),
+            certificates=_Certificates(self),
+            revocations=_Revocations(self),
+            propagation=_Propagation(self),
+            operators=_Operators(self),
+            audit=_Audit(self),
+            enrolment=_Enrolment(self),
+            status=_Status(self),
+        )
+
+    def add_operator(self, name, role, **options):
+        """Add an operator; return serial number, chain PEM and key PEM."""
+        spiffe_id = SpiffeID(self.hierarchy.trust_domain, OPERATOR_PREFIX + name)
+        self.operator_rows[name] = Operator(
+            spiffe_id=spiffe_id, role=role, created_at=datetime.now(UTC)
+        )
+        serial, chain, key = self.hierarchy.operator(name, **options)
+        self.record(serial, spiffe_id, chain)
+        return serial, chain, key
+
+    def record(self, serial, spiffe_id, der):
+        now = datetime.now(UTC)
+        self.certificate_rows[serial] = IssuedRecord(
+            serial=serial,
+            spiffe_id=str(spiffe_id),
+            profile="client",
+            issuer=self.hierarchy.issuer.key_id_hex,
+            not_before=now - timedelta(minutes=1),
+            not_after=now + timedelta(hours=1),
+            requester=str(spiffe_id),
+            entry_id=None,
+            key_fingerprint=b"\x01" * 32,
+            der=der,
+        )
+
+    def audit(self, actor, action, subject):
+        self.audit_rows.append(
+            AuditEntry(
+                sequence=len(self.audit_rows) + 1,
+                time=datetime.now(UTC),
+                actor=str(actor.spiffe_id),
+                action=action,
+                subject=subject,
+                detail={},
+            )
+        )
+
+    def put_point(self, name, *, revision, connected=True):
+        agent = SpiffeID(self.hierarchy.trust_domain, "/legation/agent/one")
+        now = datetime.now(UTC)
+        self.agent_rows[agent] = AgentRecord(
+            spiffe_id=agent,
+            enrolled_at=now,
+            connected=connected,
+            revision=revision,
+            last_contact=None,
+            version="0.1.0",
+        )
+        self.point_rows[name] = PointRecord(
+            agent=agent,
+            id=name,
+            kind="envoy",
+            spiffe_id=f"spiffe://{self.hierarchy.trust_domain}/{name}",
+            revision=revision,
+            applied_at=now,
+            received_at=now,
+            capabilities=("crl",),
+            notes=(),
+            connected=connected,
+        )
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def publish_crl(self, shard=0, *, number=1, validity_s=3600):
+        issuer = self.hierarchy.issuer
+        now = datetime.now(UTC).replace(microsecond=0)
+        self.crls[issuer.key_id_hex, shard] = build_crl(
+            issuer,
+            [
+                RevokedEntry(serial=row.serial, revoked_at=now, reason="unspecified")
+                for row in self.revoked.values()
+            ],
+            number=number,
+            this_update=now,
+            next_update=now + timedelta(seconds=validity_s),
+        )
+        return issuer.key_id_hex
+
+    async def wait_for_change(self, timeout_s):
+        self.waits += 1
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+
+
+class _Service:
+    def __init__(self, authority):
+        self.authority = authority
+
+    def found(self, rows, key, what):
+        if key not in rows:
+            raise NotFound(f"there is no {what} {key}")
+        return rows[key]
+
+    def own(self, text):
+        if SpiffeID.parse(text).trust_domain != self.authority.hierarchy.trust_domain:
+            raise InvalidInput(f"{text} is not of this trust domain")
+
+
+class _Entries(_Service):
+    def list(self):
+        return tuple(self.authority.entry_rows.values())
+
+    def get(self, entry_id):
+        return self.found(self.authority.entry_rows, entry_id, "entry")
+
+    async def create(self, fields, *, actor):
+        self.own(fields["spiffe_id"])
+        entry_id = fields.get("id") or f"e-{len(self.authority.entry_rows) + 1}"
+        if entry_id in self.authority.entry_rows:
+            raise Conflict(f"the entry {entry_id} exists")
+        entry = WorkloadEntry.from_value({**fields, "id": entry_id})
+        self.authority.entry_rows[entry_id] = entry
+        self.authority.audit(actor, "entry.create", entry_id)
+        return entry
+
+    async def update(self, entry_id, fields, *, actor):
+        old = self.get(entry_id)
+        entry = WorkloadEntry.from_value({**old.to_value(), **fields})
+        self.authority.entry_rows[entry_id] = entry
+        self.authority.audit(actor, "entry.update", entry_id)
+        return entry
+
+    async def delete(self, entry_id, *, actor):
+        self.get(entry_id)
+        del self.authority.entry_rows[entry_id]
+        self.authority.audit(actor, "entry.delete", entry_id)
+
+
+class _Tokens(_Service):
+    async def list(self):
+        return tuple(self.authority.token_rows.values())
+
+    async def create(self, agent, *, lifetime_s, actor):
+        now = datetime.now(UTC)
+        token = JoinToken(
+            id=f"t{len(self.authority.token_rows) + 1}",
+            agent=agent,
+            created_at=now,
+            expires_at=now + timedelta(seconds=lifetime_s),
+            created_by=str(actor.spiffe_id),
+        )
+        self.authority.token_rows[token.id] = token
+        return token, f"secret-of-{token.id}"
+
+    async def delete(self, token_id, *, actor):
+        self.found(self.authority.token_rows, token_id, "token")
+        del self.authority.token_rows[token_id]
+
+
+class _Policies(_Service):
+    def list(self):
+        return tuple(self.authority.policy_rows.values())
+
+    def get(self, name):
+        return self.found(self.authority.policy_rows, name, "policy")
+
+    async def put(self, document, *, actor):
+        policy = AuthorizationPolicy.from_document(document)
+        changed = self.authority.policy_rows.get(policy.name) != policy
+        self.authority.policy_rows[policy.name] = policy
+        return policy, changed
+
+    async def delete(self, name, *, actor):
+        self.get(name)
+        del self.authority.policy_rows[name]
+
+
+class _Certificates(_Service):
+    async def get(self, serial):
+        return self.found(self.authority.certificate_rows, serial, "certificate")
+
+    async def search(self, *, spiffe_id=None, state=None, after=None, limit=100):
+        rows = sorted(self.authority.certificate_rows.values(), key=lambda row: row.serial)
+        return [
+            row
+            for row in rows
+            if (after is None or row.serial > after)
+            and spiffe_id in {None, row.spiffe_id}
+            and (state != "revoked" or row.revoked_at)
+            and (state != "valid" or not row.revoked_at)
+        ][:limit]
+
+
+class _Revocations(_Service):
+    async def revoke_serial(self, serial, *, reason, actor):
+        row = self.found(self.authority.certificate_rows, serial, "certificate")
+        return self.revoke([row], reason=reason, banned=None)
+
+    async def revoke_identity(self, spiffe_id, *, reason, ban, actor):
+        self.own(str(spiffe_id))
+        now = datetime.now(UTC)
+        if ban:
+            self.authority.ban_rows[str(spiffe_id)] = Ban(
+                spiffe_id=str(spiffe_id), reason=reason, since=now
+            )
+        rows = [
+            row
+            for row in self.authority.certificate_rows.values()
+            if row.spiffe_id == str(spiffe_id)
+        ]
+        return self.revoke(rows, reason=reason, banned=str(spiffe_id) if ban else None)
+
+    def revoke(self, rows, *, reason, banned):
+        now = datetime.now(UTC)
+        fresh = []
+        for row in rows:
+            if row.serial in self.authority.revoked:
+                continue
+            revocation = Revocation(
+                serial=row.serial,
+                spiffe_id=row.spiffe_id,
+                issuer=row.issuer,
+                reason=reason,
+                revoked_at=now,
+                expires_at=row.not_after,
+            )
+            self.authority.revoked[row.serial] = revocation
+            self.authority.certificate_rows[row.serial] = replace(
+                row, revoked_at=now, reason=reason
+            )
+            fresh.append(revocation)
+        self.authority.revision += 1
+        return RevocationOutcome(
+            revision=self.authority.revision, revoked=tuple(fresh), banned=banned, at=now
+        )
+
+    def revocations(self):
+        return tuple(self.authority.revoked.values())
+
+    def bans(self):
+        return tuple(self.authority.ban_rows.values())
+
+    async def lift(self, spiffe_id, *, actor):
+        self.found(self.authority.ban_rows, str(spiffe_id), "ban of")
+        del self.authority.ban_rows[str(spiffe_id)]
+        self.authority.revision += 1
+        return self.authority.revision
+
+
+class _Propagation(_Service):
+    def points(self):
+        return tuple(self.authority.point_rows.values())
+
+    def agents(self):
+        return tuple(self.authority.agent_rows.values())
+
+    async def wait_for_change(self, *, timeout_s):
+        await self.authority.wait_for_change(timeout_s)
+
+
+class _Operators(_Service):
+    async def list(self):
+        return tuple(self.authority.operator_rows.values())
+
+    async def create(self, name, role, csr, *, lifetime_s, actor):
+        request = CertificateRequest.from_der(csr)
+        spiffe_id = SpiffeID(self.authority.hierarchy.trust_domain, OPERATOR_PREFIX + name)
+        operator = Operator(spiffe_id=spiffe_id, role=role, created_at=datetime.now(UTC))
+        self.authority.operator_rows[name] = operator
+        return operator, self.certify(spiffe_id, request)
+
+    async def renew(self, csr, *, actor):
+        return self.certify(actor.spiffe_id, CertificateRequest.from_der(csr))
+
+    def certify(self, spiffe_id, request):
+        leaf = self.authority.hierarchy.certify(
+            CLIENT, request.public_key, subject=Subject(spiffe_id=spiffe_id)
+        )
+        self.authority.record(leaf.serial, spiffe_id, leaf.der)
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        return leaf.der, self.authority.hierarchy.issuer.certificate.public_bytes(Encoding.DER)
+
+    async def disable(self, name, *, actor):
+        operator = self.found(self.authority.operator_rows, name, "operator")
+        self.authority.operator_rows[name] = replace(operator, disabled_at=datetime.now(UTC))
+
+    def authenticate(self, spiffe_id, serial):
+        name = spiffe_id.path.removeprefix(OPERATOR_PREFIX)
+        operator = self.authority.operator_rows.get(name)
+        if operator is None or operator.spiffe_id != spiffe_id:
+            raise NotAuthenticated(f"{spiffe_id} is not an operator")
+        if operator.disabled_at:
+            raise NotAuthenticated(f"{spiffe_id} is disabled")
+        if serial in self.authority.revoked:
+            raise NotAuthenticated(f"the certificate {serial:x} is revoked")
+        return Actor(spiffe_id=spiffe_id, role=operator.role)
+
+
+class _Audit(_Service):
+    async def read(self, *, after, limit):
+        return [row for row in self.authority.audit_rows if row.sequence > after][:limit]
+
+
+class _Enrolment(_Service):
+    async def enrol(self, token, csr):
+        CertificateRequest.from_der(csr)
+        if token != "good-token":
+            raise NotAuthenticated("the join token is not valid")
+        agent = SpiffeID(self.authority.hierarchy.trust_domain, "/legation/agent/one")
+        return Enrolment(
+            chain=_Operators(self.authority).certify(agent, CertificateRequest.from_der(csr)),
+            trust_domain=self.authority.hierarchy.trust_domain,
+            bundle=self.authority.hierarchy.bundle.to_document(),
+            feed_keys=(b"\x02" * 32,),
+            agents_port=8444,
+        )
+
+
+class _Status(_Service):
+    def status(self):
+        if self.authority.defect:
+            raise self.authority.defect
+        return {"trust_domain": "example.org", "revision": self.authority.revision}
+
+    def ready(self):
+        return all(part == "ok" for part in self.authority.parts.values()), self.authority.parts
+
+    def bundle_document(self):
+        return self.authority.hierarchy.bundle.to_document()
+
+    def authority_certificates(self):
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        from legation.pki import key_id
+
+        certificates = (self.authority.hierarchy.root, self.authority.hierarchy.issuer.certificate)
+        return {
+            key_id(certificate.public_key()).hex(): certificate.public_bytes(Encoding.DER)
+            for certificate in certificates
+        }
+
+    def crl(self, issuer, shard):
+        return self.found(self.authority.crls, (issuer, shard), "revocation list")

@@ -1,0 +1,107 @@
+"""The authority is away for three quarters of a lifetime, and comes back."""
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from functools import partial
+
+import pytest
+
+from legation.clock import from_rfc3339
+from legation.demo.callers import HTTP1Connection, Load
+from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
+from legation.demo.processes import free_port, listening
+from legation.demo.stage import API, POLICIES
+from tests.system.conftest import MakeDeployment
+
+LIFETIME_S = 24
+BYSTANDERS = 20
+
+
+@pytest.mark.envoy
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_calls_go_on_without_the_authority_and_renewal_needs_no_storm(
+    make_deployment: MakeDeployment,
+) -> None:
+    """No request fails while the authority is gone; after its return each identity renews once."""
+    deployment = await make_deployment(
+        server={
+            "certificates": {"default_lifetime": f"{LIFETIME_S}s"},
+            "crl": {"validity": f"{LIFETIME_S}s", "refresh": "1s"},
+        }
+    )
+    inbound, outbound, app = free_port(), free_port(), free_port()
+    for name in ("api", "web"):
+        await _entry(deployment, name, f"unix:path:{deployment.envoy_path(name)}")
+    for number in range(BYSTANDERS):
+        await _entry(deployment, f"idle-{number}", f"unix:path:/nonexistent/{number}")
+    await deployment.cli("policy", "apply", "-f", "-", input_text=POLICIES)
+    service = await deployment.spawn(
+        "api", [sys.executable, "-m", "legation.demo.apps", "api", str(app)]
+    )
+    await service.wait_until(partial(listening, app), what="its port")
+    await deployment.start_proxy("api", inbound=[f"127.0.0.1:{inbound}=127.0.0.1:{app}"])
+    await deployment.start_proxy(
+        "web", outbound=[f"127.0.0.1:{outbound}={API}@127.0.0.1:{inbound}"]
+    )
+    load = Load()
+    for per_connection in (None, 1):
+        load.keep_alive(
+            partial(HTTP1Connection.open, outbound),
+            "/api/data",
+            per_connection=per_connection,
+            pause_s=0.002,
+        )
+    await _until_all_fresh(deployment)
+    assert deployment.authority is not None
+    await deployment.authority.kill()
+    await asyncio.sleep(LIFETIME_S * 0.75)
+    before = datetime.now(UTC)
+    await deployment.start_authority()
+    await asyncio.sleep(LIFETIME_S * 0.3)
+    tally = await load.stop()
+    issued = [row for row in await _inventory(deployment) if _not_before(row) > before]
+    per_identity: dict[str, int] = {}
+    for row in issued:
+        per_identity[row["spiffe_id"]] = per_identity.get(row["spiffe_id"], 0) + 1
+    print(
+        f"{tally.requests} requests, {tally.failed} failed; after the return "
+        f"{len(issued)} certificates for {len(per_identity)} identities"
+    )
+    assert tally.failed == 0, tally.reasons
+    workloads = {name for name in per_identity if "/legation/" not in name}
+    assert len(workloads) == BYSTANDERS + 2
+    assert max(per_identity[name] for name in workloads) == 1
+
+
+async def _entry(deployment: Deployment, name: str, selector: str) -> None:
+    await deployment.cli(
+        "entry", "create", "--id", name, "--spiffe-id", f"spiffe://{TRUST_DOMAIN}/{name}",
+        "--selector", selector, "--agent", AGENT_NAME,
+    )  # fmt: skip
+
+
+async def _inventory(deployment: Deployment) -> list[dict[str, str]]:
+    page = await deployment.cli_json("certificate", "list", "--limit", "1000")
+    rows: list[dict[str, str]] = page["items"]
+    return rows
+
+
+def _not_before(row: dict[str, str]) -> datetime:
+    return from_rfc3339(row["not_before"])
+
+
+async def _until_all_fresh(deployment: Deployment) -> None:
+    """Wait until every workload's newest certificate is young enough to outlive the outage."""
+    async with asyncio.timeout(60):
+        while True:
+            newest: dict[str, datetime] = {}
+            for row in await _inventory(deployment):
+                end = from_rfc3339(row["not_after"])
+                newest[row["spiffe_id"]] = max(end, newest.get(row["spiffe_id"], end))
+            ends = [end for name, end in newest.items() if "/legation/operator/" not in name]
+            left = min(ends) - datetime.now(UTC)
+            if len(ends) >= BYSTANDERS + 3 and left.total_seconds() > LIFETIME_S * 0.88:
+                return
+            await asyncio.sleep(0.2)

@@ -1,0 +1,225 @@
+"""Feed events, their signatures, and the fold."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from legation.causes import Cause
+from legation.errors import InvalidInput, NotAuthenticated
+from legation.wire.feed import (
+    Ban,
+    FeedEvent,
+    FeedSigner,
+    FeedState,
+    Kind,
+    PublishedCRL,
+    Revocation,
+    SignedEvent,
+    TLSMode,
+    WorkloadEntry,
+    open_event,
+)
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+SIGNER = FeedSigner(Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
+AGENT = "spiffe://example.org/legation/agent/a"
+
+ENTRY = WorkloadEntry(
+    id="api",
+    spiffe_id="spiffe://example.org/api",
+    selectors=("unix:uid:1000",),
+    agents=(AGENT,),
+    dns_names=("api.example.org",),
+)
+REVOCATION = Revocation(
+    serial=0xABC,
+    spiffe_id="spiffe://example.org/api",
+    issuer="00ff",
+    reason="keyCompromise",
+    revoked_at=NOW,
+    expires_at=NOW + timedelta(hours=1),
+)
+BAN = Ban(spiffe_id="spiffe://example.org/bad", reason="keyCompromise", since=NOW)
+CRL = PublishedCRL(
+    issuer="00ff", shard=3, number=7, this_update=NOW, next_update=NOW + timedelta(hours=1),
+    url="http://127.0.0.1/crl/00ff/3.crl", der=b"\x30\x00",
+)  # fmt: skip
+POLICY: dict[str, Any] = {
+    "apiVersion": "legation/v1",
+    "kind": "AuthorizationPolicy",
+    "metadata": {"name": "p"},
+    "spec": {
+        "target": {"spiffeIDs": ["spiffe://example.org/api"]},
+        "action": "ALLOW",
+        "rules": [{"from": [{"spiffeIDs": ["spiffe://example.org/web"]}]}],
+    },
+}
+
+
+def event(revision: int, kind: Kind, key: str, value: dict[str, Any] | None) -> FeedEvent:
+    return FeedEvent(revision=revision, time_ms=1, kind=kind, key=key, value=value)
+
+
+def test_a_signed_event_opens_with_the_right_key_only() -> None:
+    """An event that nobody known has signed, or that was altered, is refused."""
+    original = FeedEvent(
+        revision=1, time_ms=5, kind=Kind.ENTRY, key="api", value=ENTRY.to_value(), audience=(AGENT,)
+    )
+    signed = SIGNER.sign(original)
+    assert open_event(signed, [b"\2" * 32, SIGNER.public_key]) == original
+    other = FeedSigner(Ed25519PrivateKey.generate())
+    with pytest.raises(NotAuthenticated):
+        open_event(signed, [other.public_key])
+    altered = SignedEvent(body=signed.body.replace(b"api", b"apx"), signature=signed.signature)
+    with pytest.raises(NotAuthenticated):
+        open_event(altered, [SIGNER.public_key])
+
+
+def test_an_event_is_seen_by_its_audience_only() -> None:
+    """Without an audience everyone sees it."""
+    assert event(1, Kind.BAN, "x", None).visible_to(AGENT)
+    limited = FeedEvent(
+        revision=1, time_ms=1, kind=Kind.ENTRY, key="e", value=None, audience=(AGENT,)
+    )
+    assert limited.visible_to(AGENT)
+    assert not limited.visible_to(AGENT + "x")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"{}",
+        b'{"audience":null,"key":"k","kind":"nonsense","revision":1,"time_ms":1,"value":null}',
+        b'{"audience":[1],"key":"k","kind":"ban","revision":1,"time_ms":1,"value":null}',
+        b'{"audience":null,"key":"k","kind":"ban","revision":"1","time_ms":1,"value":null}',
+    ],
+)
+def test_what_is_not_an_event_is_refused(body: bytes) -> None:
+    """A body of another shape or kind is invalid input."""
+    with pytest.raises(InvalidInput):
+        FeedEvent.from_bytes(body)
+
+
+@pytest.mark.parametrize("value", [REVOCATION, BAN, CRL, ENTRY])
+def test_values_survive_the_trip(value: Any) -> None:
+    """What a feed value renders, it reads back; anything less is refused."""
+    document = value.to_value()
+    assert type(value).from_value(document) == value
+    for name in document:
+        lacking = {key: item for key, item in document.items() if key != name}
+        if name in {"dns_names", "lifetime_s", "key_algorithm", "owner", "mtls"}:
+            continue
+        with pytest.raises(InvalidInput):
+            type(value).from_value(lacking)
+    with pytest.raises(InvalidInput):
+        type(value).from_value({**document, "spiffe_id": 7, "issuer": 7, "number": "x"})
+
+
+def test_the_fold_holds_the_newest_of_every_key() -> None:
+    """Setting, replacing and deleting each kind leaves what the last event said."""
+    state = FeedState()
+    kinds = [
+        (Kind.ENTRY, "api", ENTRY.to_value(), "entries"),
+        (Kind.POLICY, "p", POLICY, "policies"),
+        (Kind.REVOCATION, "abc", REVOCATION.to_value(), "revocations"),
+        (Kind.BAN, BAN.spiffe_id, BAN.to_value(), "bans"),
+        (Kind.CRL, CRL.key, CRL.to_value(), "crls"),
+        (Kind.BUNDLE, "example.org", {"keys": [], "spiffe_sequence": 1}, "bundles"),
+    ]
+    revision = 0
+    for kind, key, value, attribute in kinds:
+        revision += 1
+        state.apply(event(revision, kind, key, value))
+        assert len(getattr(state, attribute)) == 1
+        assert state.revision == revision
+    assert list(state.entries_of(AGENT)) == [ENTRY]
+    assert list(state.entries_of(AGENT + "x")) == []
+    for kind, key, _, attribute in kinds:
+        revision += 1
+        state.apply(event(revision, kind, key, None))
+        assert getattr(state, attribute) == {}
+
+
+def test_a_revision_that_does_not_rise_is_refused() -> None:
+    """Old or repeated events change nothing."""
+    state = FeedState()
+    state.apply(event(5, Kind.BAN, BAN.spiffe_id, BAN.to_value()))
+    for revision in (5, 4):
+        with pytest.raises(InvalidInput, match="after 5"):
+            state.apply(event(revision, Kind.BAN, BAN.spiffe_id, None))
+    assert state.bans
+
+
+def test_a_value_that_does_not_fit_leaves_the_state_alone() -> None:
+    """A broken value is refused, and the revision stays."""
+    state = FeedState()
+    with pytest.raises(InvalidInput):
+        state.apply(event(1, Kind.ENTRY, "api", {"id": "api"}))
+    assert state.revision == 0
+    assert not state.entries
+
+
+def test_a_revoked_serial_and_a_banned_identity_are_refused() -> None:
+    """The reason is one of the fixed words; everyone else is let through."""
+    state = FeedState()
+    state.apply(event(1, Kind.REVOCATION, "abc", REVOCATION.to_value()))
+    state.apply(event(2, Kind.BAN, BAN.spiffe_id, BAN.to_value()))
+    assert state.refusal(serial=0xABC, spiffe_id=ENTRY.spiffe_id) is Cause.CERTIFICATE_REVOKED
+    assert state.refusal(serial=1, spiffe_id=BAN.spiffe_id) is Cause.IDENTITY_BANNED
+    assert state.refusal(serial=1, spiffe_id=ENTRY.spiffe_id) is None
+    assert state.forget_expired(NOW) == 0
+    assert state.forget_expired(NOW + timedelta(hours=2)) == 1
+    assert state.refusal(serial=0xABC, spiffe_id=ENTRY.spiffe_id) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=20), st.data())
+def test_a_snapshot_and_the_rest_say_what_all_events_say(
+    changes: list[tuple[str, bool]], data: st.DataObject
+) -> None:
+    """Snapshot at any revision plus the events after it folds to the same state."""
+    events = [
+        event(
+            number,
+            Kind.BAN,
+            f"spiffe://example.org/{key}",
+            {**BAN.to_value(), "spiffe_id": f"spiffe://example.org/{key}"} if present else None,
+        )
+        for number, (key, present) in enumerate(changes, 1)
+    ]
+    cut = data.draw(st.integers(0, len(events)))
+    whole, resumed = FeedState(), FeedState()
+    for item in events:
+        whole.apply(item)
+    newest = {item.key: item for item in events[:cut]}
+    for item in newest.values():
+        resumed.restore(item)
+    for item in events[cut:]:
+        resumed.apply(item)
+    assert resumed.bans == whole.bans
+    assert resumed.revision == whole.revision
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"spiffe_id": "http://example.org/x"},
+        {"selectors": ()},
+        {"selectors": ("uid:1",)},
+        {"selectors": ("unix:uid:1\n",)},
+        {"agents": ()},
+        {"dns_names": ("Upper.example.org",)},
+        {"lifetime_s": 1},
+        {"id": "a b"},
+        {"surprise": 1},
+    ],
+)
+def test_an_entry_that_breaks_a_rule_is_refused(fields: dict[str, Any]) -> None:
+    """Each field has its bounds."""
+    with pytest.raises(InvalidInput):
+        WorkloadEntry.from_value({**ENTRY.to_value(), **fields})
+    assert ENTRY.mtls is TLSMode.STRICT
