@@ -59,9 +59,7 @@ def test_the_layers_hold() -> None:
          "Only the wiring names a concrete store"),
     ],
 )  # fmt: skip
-def test_a_broken_layer_is_caught(
-    copied_tree: Path, module: str, line: str, contract: str
-) -> None:
+def test_a_broken_layer_is_caught(copied_tree: Path, module: str, line: str, contract: str) -> None:
     """An import against a contract is found, and the contract named."""
     path = copied_tree / "src" / "legation" / module
     path.write_text(f"{path.read_text()}\n{line}\n")

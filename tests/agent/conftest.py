@@ -9,12 +9,12 @@ import pytest
 from legation.agent.identity import IdentityStore
 from legation.agent.wiring import Agent, AgentSettings
 from legation.wire.feed import Kind, WorkloadEntry
-from tests.support.stub_authority import AGENT_ID, TRUST_DOMAIN, StubAuthority
+from tests.support.scripted_authority import AGENT_ID, TRUST_DOMAIN, ScriptedAuthority
 
 
 @pytest.fixture
 async def authority():
-    async with StubAuthority() as authority:
+    async with ScriptedAuthority() as authority:
         authority.publish(Kind.BUNDLE, TRUST_DOMAIN.name, authority.bundle.to_document())
         yield authority
 

@@ -9,12 +9,12 @@ from legation.agent.identity import AgentIdentity, IdentityStore, Membership, sp
 from legation.agent.private_files import make_private_directory, write_private
 from legation.errors import InvalidInput, LegationError, NotFound, Unavailable
 from legation.pki import generate_key
-from tests.support.stub_authority import AGENT_ID, StubAuthority
+from tests.support.scripted_authority import AGENT_ID, ScriptedAuthority
 
 
 @pytest.fixture(scope="module")
 def stub():
-    return StubAuthority()
+    return ScriptedAuthority()
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ failure_counts = st.integers(0, 10_000)
 
 @given(lifetimes, jitters)
 def test_renewal_starts_at_a_third_remaining_or_a_little_earlier(lifetime, jitter):
-    """A fresh certificate is renewed when a third of its life is left, or up to 5 % before."""
+    """A fresh certificate is renewed when a third of its life is left, or a tenth earlier."""
     due = next_renewal(START, START + lifetime, now=START, jitter=jitter)
-    latest = START + lifetime - lifetime * RENEW_AT_REMAINING
-    assert latest - lifetime * SPREAD - ROUNDING <= due <= latest
+    until_then = lifetime * (1 - RENEW_AT_REMAINING)
+    assert START + until_then * (1 - SPREAD) - ROUNDING <= due <= START + until_then + ROUNDING
 
 
 @given(lifetimes, moments, failure_counts, jitters)
@@ -66,6 +66,13 @@ def test_a_later_share_renews_later():
     end = START + timedelta(hours=1)
     due = next_renewal(START, end, now=START, jitter=0.0, renew_at_remaining=0.1)
     assert due == START + timedelta(minutes=54)
+
+
+def test_without_spread_the_moment_is_exact():
+    """A spread of nothing renews at the same moment whatever the draw."""
+    end = START + timedelta(hours=1)
+    due = {next_renewal(START, end, now=START, jitter=j / 10, spread=0.0) for j in range(10)}
+    assert due == {START + timedelta(minutes=40)}
 
 
 def test_a_fleet_spreads():

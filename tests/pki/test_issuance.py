@@ -205,7 +205,8 @@ def test_each_profile_has_its_usages(issuer, profile, subject, usages):
             {"public_key": ec.generate_private_key(ec.SECP224R1()).public_key()},
             "secp224r1",
         ),
-        (WORKLOAD, {"serial": 0}, "not possible in a certificate"),
+        (WORKLOAD, {"serial": 0}, "serial number is positive"),
+        (WORKLOAD, {"serial": 1 << 159}, "at most 20 octets"),
         (WORKLOAD, {"crl_url": "http://ä.test/"}, "is not a URL"),
     ],
 )
@@ -303,8 +304,8 @@ def test_an_issuer_must_be_able_to_issue(good):
         Issuer(good.leaf.certificate, good.leaf.key)
     with pytest.raises(InvalidInput, match="do not belong together"):
         Issuer(good.issuer.certificate, good.leaf.key)
+    nameless = make(CA, subject="x", identifiers=False)
     with pytest.raises(InvalidInput, match="no subject key identifier"):
-        nameless = make(CA, subject="x", identifiers=False)
         Issuer(nameless.certificate, nameless.key)
     weak = make(CA, subject="x", key=ec.generate_private_key(ec.SECP224R1()))
     with pytest.raises(InvalidInput, match="secp224r1"):
@@ -378,6 +379,8 @@ def test_validity_is_aware_and_in_whole_seconds():
     assert validity == Validity(NOW, NOW + HOUR)
     with pytest.raises(InvalidInput, match="not_before needs a time zone"):
         Validity(NOW.replace(tzinfo=None), NOW)
+    with pytest.raises(InvalidInput, match="not_after lies before 1951"):
+        Validity(NOW, NOW.replace(year=1949))
     with pytest.raises(InvalidInput, match="must end after it begins"):
         Validity(NOW, NOW)
 

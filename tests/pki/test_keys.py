@@ -76,9 +76,10 @@ def test_a_signers_own_choice_of_algorithm_is_verified_or_does_not_count():
     assert verify_with(public_key, signature, b"data", algorithm=good, digest=hashes.SHA512())
     assert not verify_with(public_key, signature, b"data", algorithm=good, digest=hashes.SHA256())
     assert not verify_with(public_key, signature, b"data", algorithm=good, digest=None)
+    sha1 = hashes.SHA1()  # noqa: S303 - to see it refused
     weak = SignatureAlgorithmOID.ECDSA_WITH_SHA1
-    signature = key.sign(b"data", ec.ECDSA(hashes.SHA1()))
-    assert not verify_with(public_key, signature, b"data", algorithm=weak, digest=hashes.SHA1())
+    signature = key.sign(b"data", ec.ECDSA(sha1))
+    assert not verify_with(public_key, signature, b"data", algorithm=weak, digest=sha1)
     edwards = ed25519.Ed25519PrivateKey.generate()
     assert not verify_with(
         edwards.public_key(), edwards.sign(b"data"), b"data", algorithm=good, digest=hashes.SHA512()

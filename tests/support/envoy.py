@@ -12,6 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import h2.connection
+import h2.events
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from legation.agent.discovery import Cutter, Discovery
@@ -109,7 +112,7 @@ class Authorities:
         now = datetime.now(UTC).replace(microsecond=0)
         der = build_crl(
             self.issuer.issuer,
-            [RevokedEntry(serial, now, None) for serial in revoked],
+            [RevokedEntry(serial, now) for serial in revoked],
             number=self._crl_number,
             this_update=now - HOUR,
             next_update=now + next_update,
@@ -178,7 +181,9 @@ class Feed:
 
     def allow(self, *callers: str, target: str = API, name: str = "callers", **spec: Any) -> None:
         """Publish a policy."""
-        self.put_policy(name, target=target, rules=[{"from": [{"spiffeIDs": list(callers)}]}], **spec)
+        self.put_policy(
+            name, target=target, rules=[{"from": [{"spiffeIDs": list(callers)}]}], **spec
+        )
 
     def put_policy(
         self, name: str, *, target: str = API, action: str = "ALLOW", **spec: Any
@@ -234,17 +239,13 @@ class Feed:
 
     def _put(self, kind: Kind, key: str, value: Mapping[str, Any] | None) -> None:
         self.state.apply(
-            FeedEvent(
-                revision=self.state.revision + 1, time_ms=0, kind=kind, key=key, value=value
-            )
+            FeedEvent(revision=self.state.revision + 1, time_ms=0, kind=kind, key=key, value=value)
         )
 
 
 def _named(certificate: Made | WorkloadIdentity) -> tuple[int, str]:
     if isinstance(certificate, WorkloadIdentity):
         return certificate.serial, certificate.spiffe_id
-    from cryptography import x509
-
     names = certificate.certificate.extensions.get_extension_for_class(
         x509.SubjectAlternativeName
     ).value
@@ -289,9 +290,7 @@ class Agent:
             cutter=Cutter(enabled=self.cut),
         )
         await self.discovery.start()
-        self._server = LocalServer(
-            self.discovery.handlers, path=self.socket, clock=SystemClock()
-        )
+        self._server = LocalServer(self.discovery.handlers, path=self.socket, clock=SystemClock())
         await self._server.start()
 
     async def stop(self) -> None:
@@ -376,3 +375,109 @@ def port_of(spec: ProxySpec) -> int:
     """Return the port of the first end of a proxy."""
     end = (*spec.inbound, *spec.outbound)[0]
     return int(end.listen.rpartition(":")[2])
+
+
+@asynccontextmanager
+async def http_app(name: str = "app") -> AsyncIterator[int]:
+    """Serve HTTP/1.1 without TLS; the body is the request's head. Yield the port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                start = f"HTTP/1.1 200 OK\r\nserver: {name}\r\ncontent-length: {len(head)}\r\n\r\n"
+                writer.write(start.encode() + head)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP response."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+
+class Caller:
+    """An open HTTP/1.1 connection, with or without TLS."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(cls, port: int, tls: ssl.SSLContext | None = None) -> "Caller":
+        return cls(*await asyncio.open_connection("127.0.0.1", port, ssl=tls))
+
+    async def get(self, path: str = "/", **headers: str) -> Answer:
+        lines = "".join(f"{name.replace('_', '-')}: {text}\r\n" for name, text in headers.items())
+        self.writer.write(f"GET {path} HTTP/1.1\r\nHost: api\r\n{lines}\r\n".encode())
+        async with asyncio.timeout(10):
+            first, *rest = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            fields = dict(line.lower().split(": ", 1) for line in rest if line)
+            body = await self.reader.readexactly(int(fields.get("content-length", 0)))
+        return Answer(int(first.split()[1]), fields, body.decode())
+
+    async def ended(self) -> bool:
+        """Wait until the other side has ended the connection."""
+        async with asyncio.timeout(10):
+            try:
+                while await self.reader.read(4096):
+                    pass
+            except (ConnectionError, ssl.SSLError):
+                pass
+        return True
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+
+class H2Caller:
+    """An open HTTP/2 connection over TLS."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self._h2 = h2.connection.H2Connection()
+        self._h2.initiate_connection()
+        self._flush()
+
+    @classmethod
+    async def connect(cls, port: int, tls: ssl.SSLContext) -> "H2Caller":
+        tls.set_alpn_protocols(["h2"])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        return cls(reader, writer)
+
+    async def get(self, path: str = "/") -> int:
+        """Ask on a new stream; return the status."""
+        stream = self._h2.get_next_available_stream_id()
+        pseudo = {":method": "GET", ":scheme": "https", ":authority": "api", ":path": path}
+        self._h2.send_headers(stream, list(pseudo.items()), end_stream=True)
+        self._flush()
+        status = 0
+        async with asyncio.timeout(10):
+            while True:
+                data = await self.reader.read(65536)
+                if not data:
+                    raise ConnectionError("the connection has ended")
+                for event in self._h2.receive_data(data):
+                    if isinstance(event, h2.events.ResponseReceived):
+                        status = int(dict(event.headers)[b":status"])
+                    if isinstance(event, h2.events.StreamEnded) and event.stream_id == stream:
+                        self._flush()
+                        return status
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+    def _flush(self) -> None:
+        self.writer.write(self._h2.data_to_send())

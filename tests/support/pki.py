@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from legation.pki import Issuer, key_id
@@ -109,11 +109,9 @@ def make(spec: Spec, by: Made | None = None, *, signer: Any = None, **changes: A
     for value, critical in _extensions(spec, key, by):
         builder = builder.add_extension(value, critical)
     signing_key = signer or (by.key if by else key)
-    digest = spec.digest or (
-        hashes.SHA256()
-        if hasattr(signing_key, "curve") or hasattr(signing_key, "key_size")
-        else None
-    )
+    digest = spec.digest
+    if digest is None and isinstance(signing_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        digest = hashes.SHA256()
     return Made(certificate=builder.sign(signing_key, digest), key=key)
 
 

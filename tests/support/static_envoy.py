@@ -63,7 +63,16 @@ def static_envoy(resources: Mapping[str, Any], directory: Path) -> Iterator[Stat
     )
     argv = [str(binary), "--config-path", str(config_file)]
     argv += ["--admin-address-path", str(address_file), "--disable-hot-restart"]
-    argv += ["--concurrency", "1", "--log-level", "warning", "--component-log-level", "config:info"]
+    argv += [
+        "--concurrency",
+        "1",
+        "--file-flush-interval-msec",
+        "20",
+        "--log-level",
+        "warning",
+        "--component-log-level",
+        "config:info",
+    ]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, errors="replace")
     log = _Log(process)
     try:

@@ -169,7 +169,7 @@ class _Enrolment:
     ) -> tuple[AgentIdentity, Membership]:
         match answer:
             case {
-                "chain": str(pem),
+                "chain_pem": str(pem),
                 "bundle": dict(document),
                 "trust_domain": str(name),
                 "feed_keys": list(feed_keys),

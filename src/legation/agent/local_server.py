@@ -76,7 +76,7 @@ class LocalServer:
         services: what to serve.
         path: of the socket. Its directory is made if need be, with mode 0755.
         mode: of the socket; 0666 lets every process of the node connect.
-        group: that owns the socket, by name, or None.
+        group: that owns the socket, by name or number, or None.
     """
 
     def __init__(
@@ -186,6 +186,8 @@ def _answers(path: Path) -> bool:
 
 
 def _group_id(name: str) -> int:
+    if name.isdecimal():
+        return int(name)
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:

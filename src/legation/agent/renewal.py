@@ -8,7 +8,7 @@ from typing import Protocol
 
 from legation.agent.identity import AgentIdentity
 from legation.agent.proof import prove
-from legation.agent.schedule import next_renewal
+from legation.agent.schedule import DEFAULT_TIMING, RenewalTiming, next_renewal
 from legation.clock import Clock
 from legation.errors import InternalError, LegationError, NotAuthenticated
 from legation.pki import TrustBundle, build_request, generate_key
@@ -48,6 +48,7 @@ class OwnRenewal:
         bundle: Callable[[], TrustBundle],
         renewed: Callable[[AgentIdentity, tuple[bytes, ...]], None],
         clock: Clock,
+        timing: RenewalTiming = DEFAULT_TIMING,
     ) -> None:
         self.identity = identity
         self.problem: LegationError | None = None
@@ -55,6 +56,7 @@ class OwnRenewal:
         self._bundle = bundle
         self._renewed = renewed
         self._clock = clock
+        self._timing = timing
         self._wanted = asyncio.Event()
 
     def renew_now(self) -> None:
@@ -81,6 +83,8 @@ class OwnRenewal:
             now=self._clock.now(),
             failures=failures,
             jitter=random.random(),  # noqa: S311 - spreads load, keeps no secret
+            renew_at_remaining=self._timing.renew_at_remaining,
+            spread=self._timing.spread,
         )
         while (pause := (due - self._clock.now()).total_seconds()) > 0:
             try:

@@ -15,7 +15,12 @@ from typing import Protocol, Self
 
 from legation.agent.model import AttestedCaller, Changes, WorkloadIdentity
 from legation.agent.proof import prove, still_proved
-from legation.agent.schedule import next_renewal, resume_delay_s
+from legation.agent.schedule import (
+    DEFAULT_TIMING,
+    RenewalTiming,
+    next_renewal,
+    resume_delay_s,
+)
 from legation.clock import Clock
 from legation.errors import InternalError, InvalidInput, LegationError
 from legation.pki import (
@@ -86,12 +91,14 @@ class Rotator:
         first_bundle: TrustBundle,
         certifier: Certifier,
         clock: Clock,
+        timing: RenewalTiming = DEFAULT_TIMING,
     ) -> None:
         self._agent_id = agent_id
         self._state = state
         self._first_bundle = first_bundle
         self._certifier = certifier
         self._clock = clock
+        self._timing = timing
         self._rows: dict[str, _Row] = {}
         self._changes = Changes()
         self._wake = asyncio.Event()
@@ -299,7 +306,12 @@ class Rotator:
             if cause is None:
                 row.identity, row.failures, row.problem = outcome, 0, None
                 row.due = next_renewal(
-                    outcome.not_before, outcome.not_after, now=now, jitter=_jitter()
+                    outcome.not_before,
+                    outcome.not_after,
+                    now=now,
+                    jitter=_jitter(),
+                    renew_at_remaining=self._timing.renew_at_remaining,
+                    spread=self._timing.spread,
                 )
                 return
             outcome = InternalError(f"the new certificate is refused already: {cause}")

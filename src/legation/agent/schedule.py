@@ -4,12 +4,13 @@ Pure functions of validity, now, failures and a random share: the caller draws t
 so that every case can be tested and a fleet of agents never acts in step.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 RENEW_AT_REMAINING = 1 / 3
-# How much earlier than necessary a renewal may start, as a share of the lifetime. Agents
-# that were enrolled by one script hold certificates of one minute; this spreads them.
-SPREAD = 1 / 20
+# How much earlier than necessary a renewal may start, as a share of the time until then.
+# Agents that were enrolled by one script hold certificates of one minute; this spreads them.
+SPREAD = 1 / 10
 # The longest pause after a failed renewal, as a share of the lifetime.
 LONGEST_RETRY = 1 / 10
 FIRST_RETRY_S = 1.0
@@ -23,6 +24,22 @@ RESUME_WINDOW_S = 10.0
 _MAX_DOUBLINGS = 32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalTiming:
+    """When renewals start.
+
+    Attributes:
+        renew_at_remaining: share of the lifetime that is left then.
+        spread: how much earlier it may be, at random, as a share of the time until then.
+    """
+
+    renew_at_remaining: float = RENEW_AT_REMAINING
+    spread: float = SPREAD
+
+
+DEFAULT_TIMING = RenewalTiming()
+
+
 def next_renewal(
     not_before: datetime,
     not_after: datetime,
@@ -31,11 +48,12 @@ def next_renewal(
     failures: int = 0,
     jitter: float,
     renew_at_remaining: float = RENEW_AT_REMAINING,
+    spread: float = SPREAD,
 ) -> datetime:
     """Return the moment of the next attempt to renew a certificate.
 
-    Without failures that is when `renew_at_remaining` of the lifetime is left, or up to
-    `SPREAD` of the lifetime earlier. After failures it is an exponential back-off with full
+    Without failures that is when `renew_at_remaining` of the lifetime is left, or earlier by
+    up to `spread` of the time until then. After failures it is an exponential back-off with full
     jitter, never longer than a tenth of the lifetime. It is never before `now`, and never
     after the expiry while the certificate still lives.
 
@@ -46,6 +64,7 @@ def next_renewal(
         failures: attempts that failed since the last success.
         jitter: a random number in [0, 1), drawn once for each certificate or failure.
         renew_at_remaining: share of the lifetime that is left when renewal starts.
+        spread: see `RenewalTiming`.
     """
     lifetime = max(not_after - not_before, timedelta())
     if failures:
@@ -54,7 +73,7 @@ def next_renewal(
             seconds=_full_jitter(failures, jitter, first_s=FIRST_RETRY_S, longest_s=longest)
         )
     else:
-        moment = not_after - lifetime * renew_at_remaining - lifetime * (SPREAD * jitter)
+        moment = not_before + lifetime * ((1 - renew_at_remaining) * (1 - spread * jitter))
     if now < not_after:
         moment = min(moment, not_after)
     return max(moment, now)

@@ -29,6 +29,7 @@ from legation.agent.model import PointBoard
 from legation.agent.private_files import make_private_directory
 from legation.agent.renewal import OwnRenewal
 from legation.agent.rotation import Rotator
+from legation.agent.schedule import DEFAULT_TIMING, RenewalTiming
 from legation.agent.status import StatusService
 from legation.agent.sync import FeedSync
 from legation.agent.workload_api import WorkloadAPI
@@ -52,7 +53,8 @@ class AgentSettings:
         authority: host of the authority, where it moved since the enrolment; else None.
         agents_port: likewise.
         socket_mode: of the socket.
-        socket_group: group that owns the socket, or None.
+        socket_group: group that owns the socket, by name or number, or None.
+        timing: when certificates are renewed.
     """
 
     data_dir: Path
@@ -62,6 +64,7 @@ class AgentSettings:
     agents_port: int | None = None
     socket_mode: int = 0o666
     socket_group: str | None = None
+    timing: RenewalTiming = DEFAULT_TIMING
 
 
 class Agent:
@@ -106,6 +109,7 @@ class Agent:
             first_bundle=membership.bundle,
             certifier=self._client,
             clock=self._clock,
+            timing=settings.timing,
         )
         self.own = OwnRenewal(
             identity,
@@ -113,6 +117,7 @@ class Agent:
             bundle=lambda: self.identities.bundle,
             renewed=self._own_renewed,
             clock=self._clock,
+            timing=settings.timing,
         )
         self.sync = FeedSync(
             connector=self._client,

@@ -1,12 +1,11 @@
 """The agents' API: gRPC over mutual TLS 1.3."""
 
 from collections.abc import AsyncIterator
-from typing import cast
 
 import grpc
 
 from legation.authority.agent_peer import AgentGate, answered, caller_of
-from legation.authority.events import EventBus, Refused
+from legation.authority.events import EventBus
 from legation.authority.feed import FeedHub
 from legation.authority.issuance import IssuanceService
 from legation.authority.propagation import PropagationBoard
@@ -16,7 +15,6 @@ from legation.authority.store import CommittedEvent
 from legation.authority.sync_session import SyncSession
 from legation.clock import Clock
 from legation.errors import Conflict, LegationError, Unavailable
-from legation.pki import SpiffeID
 from legation.wire.feed import Kind
 from legation.wire.protobuf.agent_pb2 import (
     CertificateChain,
@@ -70,7 +68,7 @@ class AgentAPI:
         self._clock = clock
         self._events = events
         self._gate = AgentGate(hub.state, board, settings=settings, clock=clock)
-        self._sessions: dict[SpiffeID, SyncSession] = {}
+        self._sessions: dict[str, SyncSession] = {}
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the service for a gRPC server."""
@@ -146,7 +144,7 @@ class AgentAPI:
         self, requests: AsyncIterator[SyncRequest], context: grpc.aio.ServicerContext
     ) -> None:
         peer = self._gate.authenticate(context.auth_context())
-        agent = peer.spiffe_id
+        agent = str(peer.spiffe_id)
         session = SyncSession(
             peer,
             context,
@@ -235,8 +233,6 @@ def _configuration(credentials: ServingCredentials) -> grpc.ServerCertificateCon
 def _result(outcome: tuple[bytes, ...] | LegationError) -> IssueResult:
     if isinstance(outcome, LegationError):
         return IssueResult(
-            problem=Problem(
-                code=outcome.code, message=outcome.message, remedy=outcome.remedy or ""
-            )
+            problem=Problem(code=outcome.code, message=outcome.message, remedy=outcome.remedy or "")
         )
     return IssueResult(certificate=CertificateChain(certificates=outcome))

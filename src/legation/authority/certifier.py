@@ -3,6 +3,7 @@
 A certificate that this returns must not leave before it was recorded.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,8 +31,6 @@ from legation.pki import (
     key_fingerprint,
 )
 from legation.pki.csr import CertificateRequest
-
-_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +74,7 @@ class Certifier:
         """
         self.issuer = issuer
         self.intermediates = tuple(
-            certificate.public_bytes(Encoding.DER)
-            for certificate in (issuer.certificate, *issuer.chain)
+            certificate.public_bytes(Encoding.DER) for certificate in issuer.chain
         )
         self._serials = serials
         self._settings = settings
@@ -86,9 +84,10 @@ class Certifier:
             for certificate in authorities
         )
         self._key_id = issuer.key_id_hex
-        self._crl_url = lru_cache(maxsize=None)(
-            lambda shard: settings.crl_url(self._key_id, shard)
-        )
+        self._crl_url = lru_cache(maxsize=None)(lambda shard: settings.crl_url(self._key_id, shard))
+        # The same few lifetimes are asked for over and over, thousands of times a second.
+        self._validity = lru_cache(maxsize=64)(self._validity_of)
+        self._within = (issuer.certificate.not_valid_before_utc, issuer.not_after)
         self._issuer_url = settings.issuer_url(self._key_id)
 
     def chain(self, certificate: Issuance) -> tuple[bytes, ...]:
@@ -113,17 +112,18 @@ class Certifier:
             VerificationError: the certificate would break a rule.
             Unavailable: the issuer is over.
         """
-        now = self._clock.now()
         fingerprint = key_fingerprint(order.public_key)
         if fingerprint in self._own_keys:
             raise NotPermitted("this is the key of a certificate authority")
+        now = self._clock.now().replace(microsecond=0)
+        validity, time = self._validity(now, order.lifetime_s)
         issued = issue(
             self.issuer,
             order.profile,
             subject=order.subject,
             public_key=order.public_key,
             serial=serial,
-            validity=self._validity(now, order.lifetime_s),
+            validity=validity,
             crl_url=self._crl_url(SerialNumber.from_int(serial).shard),
             issuer_url=self._issuer_url,
         )
@@ -132,46 +132,42 @@ class Certifier:
             spiffe_id=str(order.subject.spiffe_id or ""),
             profile=order.profile.name,
             issuer=self._key_id,
-            not_before=issued.certificate.not_valid_before_utc,
-            not_after=issued.certificate.not_valid_after_utc,
+            not_before=validity.not_before,
+            not_after=validity.not_after,
             requester=order.requester,
             entry_id=order.entry_id,
             key_fingerprint=fingerprint,
             der=issued.der,
         )
-        return Issuance(record=record, audit=render_issuance(record, time=to_rfc3339(now)))
+        return Issuance(record=record, audit=render_issuance(record, time=time))
 
-    def _validity(self, now: datetime, lifetime_s: int) -> Validity:
-        """Place a lifetime around now: backdated for slow clocks, inside the issuer's own."""
-        return validity_around(
-            now,
-            lifetime_s,
-            backdate_s=self._settings.backdate_s,
-            within=(self.issuer.not_before, self.issuer.not_after),
+    def _validity_of(self, now: datetime, lifetime_s: int) -> tuple[Validity, str]:
+        validity = validity_around(
+            now, lifetime_s, backdate_s=self._settings.backdate_s, within=self._within
         )
+        return validity, to_rfc3339(now)
 
 
 def validity_around(
     now: datetime, lifetime_s: int, *, backdate_s: int, within: tuple[datetime, datetime]
 ) -> Validity:
-    """Return the validity of a certificate that is issued now.
+    """Return the validity of a certificate that is issued in the second `now`.
 
     Certificates count whole seconds; rounding outwards keeps a lifetime of two seconds
-    from becoming one.
+    from becoming one. It begins earlier for slow clocks, and stays inside `within`.
 
     Raises:
         Unavailable: the issuer ends too soon to issue anything.
     """
-    backdate = timedelta(seconds=min(backdate_s, lifetime_s / 10))
-    end = now + timedelta(seconds=lifetime_s)
-    not_after = end.replace(microsecond=0) + (_SECOND if end.microsecond else timedelta())
-    not_after = min(not_after, within[1])
+    now = now.replace(microsecond=0)
+    not_before = now - timedelta(seconds=math.ceil(min(backdate_s, lifetime_s / 10)))
+    not_after = min(now + timedelta(seconds=lifetime_s + 1), within[1])
     if not_after <= now:
         raise Unavailable(
             f"the issuing certificate ended at {to_rfc3339(within[1])}",
             remedy="prepare and activate a new issuer",
         )
-    return Validity(max(now - backdate, within[0]), not_after)
+    return Validity(max(not_before, within[0]), not_after)
 
 
 def agreed_subject(

@@ -3,13 +3,14 @@
 import hmac
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NoReturn
 
 from legation.authority.certifier import Certifier, Order, agreed_subject
 from legation.authority.entries import require_agent
 from legation.authority.events import Enrolled, EventBus, Refused
-from legation.authority.join_token import NEW_TOKEN, new_token, token_digest, token_refusal
+from legation.authority.join_token import ASK_AGAIN, new_token, token_digest, token_refusal
 from legation.authority.model import Actor, Enrolment, JoinToken
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, EnrolledAgent, EnrolmentStore
@@ -33,6 +34,15 @@ _FAILURES_PER_S: Final = 5.0
 _FAILURE_BURST: Final = 50.0
 
 Joined = Callable[[EnrolledAgent], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """What a new agent learns besides its certificate."""
+
+    bundle: Mapping[str, Any]  # the SPIFFE bundle document
+    feed_keys: tuple[bytes, ...]  # raw Ed25519 public keys
+    agents_port: int
 
 
 class Tokens:
@@ -116,7 +126,7 @@ class Enrolments:
         settings: AuthoritySettings,
         clock: Clock,
         events: EventBus,
-        welcome: Callable[[], Mapping[str, Any]],
+        welcome: Callable[[], Welcome],
         joined: Joined,
     ) -> None:
         """Let agents join.
@@ -127,7 +137,7 @@ class Enrolments:
             settings: lifetimes and names.
             clock: tells the time.
             events: hears of every attempt.
-            welcome: returns `bundle`, `feed_keys` and `agents_port` for an `Enrolment`.
+            welcome: returns what every new agent is told.
             joined: is told of each new agent.
         """
         self._store = store
@@ -174,15 +184,19 @@ class Enrolments:
         )
         certificate = await self._certifier.certify_one(order)
         agent = EnrolledAgent(spiffe_id=found.agent, enrolled_at=at, token_id=found.id)
-        await self._store.enrol(agent, certificate, at=at)
-        self._joined(agent)
-        self._events.emit(
-            Enrolled(agent=name, serial=certificate.record.serial, token_id=found.id)
+        audit = AuditDraft(
+            time=at, actor=name, action="agent.enrol", subject=name, detail={"token": found.id}
         )
+        await self._store.enrol(agent, certificate, at=at, audit=audit)
+        self._joined(agent)
+        self._events.emit(Enrolled(agent=name, serial=certificate.record.serial, token_id=found.id))
+        welcome = self._welcome()
         return Enrolment(
             chain=self._certifier.chain(certificate),
             trust_domain=self._settings.trust_domain,
-            **self._welcome(),
+            bundle=welcome.bundle,
+            feed_keys=welcome.feed_keys,
+            agents_port=welcome.agents_port,
         )
 
     async def _find(self, token: str, at: datetime) -> JoinToken:
@@ -193,7 +207,7 @@ class Enrolments:
                     raise refusal
                 return found
             case _:
-                raise NotAuthenticated("no such join token", remedy=NEW_TOKEN)
+                raise NotAuthenticated("no such join token", remedy=ASK_AGAIN)
 
     def _refuse(self, error: NotAuthenticated) -> NoReturn:
         if not self._failures.take():

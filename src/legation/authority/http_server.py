@@ -141,8 +141,8 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        def protocol() -> _Protocol:
-            return _Protocol(
+        def protocol() -> ConnectionProtocol:
+            return ConnectionProtocol(
                 self.config, self.server_state, {"stopping": self.stopping}, limits=self._limits
             )
 
@@ -158,8 +158,14 @@ class _Server(uvicorn.Server):
         self.started = True
         self.listening.set()
 
+    async def main_loop(self) -> None:
+        """Keep the Date header right, and end at once when told to stop."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), 1.0)
 
-class _Protocol(HttpToolsProtocol):
+
+class ConnectionProtocol(HttpToolsProtocol):
     """One connection."""
 
     def __init__(

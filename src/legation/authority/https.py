@@ -45,8 +45,8 @@ class ServingTLS:
         Raises:
             InvalidInput: they cannot be read or do not fit together.
         """
-        self._on_refused = on_refused or _log_refused
         self._context = _LiveContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.on_refused = on_refused or _log_refused
         self.reload(
             certificates_pem=certificates_pem, key_pem=key_pem, authorities_pem=authorities_pem
         )
@@ -64,7 +64,7 @@ class ServingTLS:
         context.verify_mode = ssl.CERT_OPTIONAL
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         context.set_alpn_protocols(["http/1.1"])
-        context.sslobject_class = _reporting(self._on_refused)
+        context.sslobject_class = _Connection
         try:
             context.load_verify_locations(cadata=authorities_pem.decode("ascii"))
             _load_key_pair(context, certificates_pem, key_pem)
@@ -85,9 +85,42 @@ class _LiveContext(ssl.SSLContext):
     """Hands each new connection to the context in force."""
 
     current: ssl.SSLContext
+    on_refused: Refused
 
-    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        return self.current.wrap_bio(*args, **kwargs)
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **kwargs: Any
+    ) -> ssl.SSLObject:
+        connection = self.current.wrap_bio(incoming, outgoing, *args, **kwargs)
+        if isinstance(connection, _Connection):
+            connection.outgoing = outgoing
+            connection.on_refused = self.on_refused
+        return connection
+
+
+class _Connection(ssl.SSLObject):
+    """The TLS engine of one connection, which reports a handshake that failed."""
+
+    outgoing: ssl.MemoryBIO
+    on_refused: Refused
+    _failure: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            words = getattr(error, "verify_message", None) or error.reason or "unknown"
+            self.on_refused(cause_of(words), words)
+            self._failure = error
+            if not self.outgoing.pending:
+                raise
+            # The event loop drops the connection on any error before it has written the
+            # alert that tells the client why. Asking for more input makes it write; the
+            # client's next bytes, its close or the handshake's timeout end the connection.
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "alert pending") from None
 
 
 def tls_extension(transport: asyncio.Transport) -> dict[str, Any] | None:
@@ -119,31 +152,6 @@ def _load_key_pair(context: ssl.SSLContext, certificates_pem: bytes, key_pem: by
         context.load_cert_chain(f"/proc/self/fd/{descriptor}", password="")
     finally:
         os.close(descriptor)
-
-
-def _reporting(on_refused: Refused) -> type[ssl.SSLObject]:
-    """Make the class of a server's TLS connections that reports failed handshakes."""
-
-    class ReportingConnection(ssl.SSLObject):
-        _failure: ssl.SSLError | None = None
-
-        def do_handshake(self) -> None:
-            if self._failure is not None:
-                raise self._failure
-            try:
-                super().do_handshake()
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise
-            except ssl.SSLError as error:
-                words = getattr(error, "verify_message", None) or error.reason or "unknown"
-                on_refused(cause_of(words), words)
-                self._failure = error
-                # The event loop drops the connection on any error before it has written
-                # the alert that tells the client why. Asking for more input makes it write;
-                # the client's next bytes, its close or the handshake's timeout end it.
-                raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "alert pending") from None
-
-    return ReportingConnection
 
 
 def _log_refused(cause: Cause, words: str) -> None:

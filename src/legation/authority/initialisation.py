@@ -96,63 +96,95 @@ async def initialise(
     """
     at = clock.now()
     salt = secrets.token_bytes(SALT_SIZE)
-    keys = KeyStore(kek, salt)
     root = _root(settings, at)
-    issuing = _issuing(root, settings, at)
-    feed_key = Ed25519PrivateKey.generate()
-    administrator = Operator(
-        spiffe_id=operator_id(settings.trust_domain, operator.name),
-        role=Role.ADMIN,
+    made = _Made(
+        root=root,
+        issuing=_issuing(root, settings, at),
+        feed_key=Ed25519PrivateKey.generate(),
+        administrator=Operator(
+            spiffe_id=operator_id(settings.trust_domain, operator.name),
+            role=Role.ADMIN,
+            created_at=at,
+        ),
+        bundle=TrustBundle(
+            settings.trust_domain,
+            (root.certificate,),
+            sequence=1,
+            refresh_hint_s=_REFRESH_HINT_S,
+        ),
+    )
+    certifier, certificate = _certified(made, operator, store, settings=settings, clock=clock)
+    identity = AuthorityIdentity(
+        trust_domain=settings.trust_domain,
+        feed_id=secrets.token_hex(16),
+        salt=salt,
         created_at=at,
     )
-    certifier, certificate = _administrator_certificate(
-        administrator, operator, store, issuing=issuing, root=root, settings=settings, clock=clock
-    )
-    bundle = TrustBundle(
-        settings.trust_domain, (root.certificate,), sequence=1, refresh_hint_s=_REFRESH_HINT_S
-    )
-    lists = _empty_lists((root, issuing), settings, at)
-    store.attach(sign=FeedSigner(feed_key).sign)
-    await store.initialise(
-        InitialState(
-            identity=AuthorityIdentity(
-                trust_domain=settings.trust_domain,
-                feed_id=secrets.token_hex(16),
-                salt=salt,
-                created_at=at,
-            ),
-            keys=(
-                keys.wrap(root.key_id_hex, ROOT_KEY, root.private_key, at=at),
-                keys.wrap(issuing.key_id_hex, ISSUING_KEY, issuing.private_key, at=at),
-                keys.wrap(key_id(feed_key.public_key()).hex(), FEED_KEY, feed_key, at=at),
-            ),
-            issuers=(
-                _issuer_record(root, ROOT_KEY, at),
-                _issuer_record(issuing, ISSUING_KEY, at),
-            ),
-            crls=tuple(crl for crl, _ in lists),
-            events=(
-                EventDraft(
-                    kind=Kind.BUNDLE,
-                    key=settings.trust_domain.name,
-                    value=bundle.to_document(),
-                ),
-                *(draft for _, draft in lists),
-            ),
-            operator=administrator,
-            certificates=(certificate,),
-            next_serials={
-                (root.key_id_hex, 0): _ISSUING_INDEX + 1,
-                (issuing.key_id_hex, 0): _OPERATOR_INDEX + 1,
-            },
-            audit=_audit(root, issuing, administrator, settings=settings, at=at),
-        )
-    )
+    state = _initial_state(made, identity, certificate, keys=KeyStore(kek, salt), settings=settings)
+    store.attach(sign=FeedSigner(made.feed_key).sign)
+    await store.initialise(state)
     return Initialised(
         root=root.certificate.public_bytes(Encoding.DER),
-        bundle=bundle,
-        operator=administrator,
+        bundle=made.bundle,
+        operator=made.administrator,
         operator_chain=certifier.chain(certificate),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    root: Issuer
+    issuing: Issuer
+    feed_key: Ed25519PrivateKey
+    administrator: Operator
+    bundle: TrustBundle
+
+
+def _initial_state(
+    made: _Made,
+    identity: AuthorityIdentity,
+    certificate: Issuance,
+    *,
+    keys: KeyStore,
+    settings: AuthoritySettings,
+) -> InitialState:
+    at = identity.created_at
+    root, issuing = made.root, made.issuing
+    lists = _empty_lists((root, issuing), settings, at)
+    feed_key_id = key_id(made.feed_key.public_key()).hex()
+    bundle = EventDraft(
+        kind=Kind.BUNDLE, key=settings.trust_domain.name, value=made.bundle.to_document()
+    )
+    return InitialState(
+        identity=identity,
+        keys=(
+            keys.wrap(root.key_id_hex, ROOT_KEY, root.private_key, at=at),
+            keys.wrap(issuing.key_id_hex, ISSUING_KEY, issuing.private_key, at=at),
+            keys.wrap(feed_key_id, FEED_KEY, made.feed_key, at=at),
+        ),
+        issuers=(
+            _issuer_record(root, ROOT_KEY, at),
+            _issuer_record(issuing, ISSUING_KEY, at),
+        ),
+        crls=tuple(crl for crl, _ in lists),
+        events=(bundle, *(draft for _, draft in lists)),
+        operator=made.administrator,
+        certificates=(certificate,),
+        next_serials={
+            (root.key_id_hex, 0): _ISSUING_INDEX + 1,
+            (issuing.key_id_hex, 0): _OPERATOR_INDEX + 1,
+        },
+        audit=AuditDraft(
+            time=at,
+            actor=str(SpiffeID(settings.trust_domain, AUTHORITY_PATH)),
+            action="authority.initialise",
+            subject=settings.trust_domain.name,
+            detail={
+                "root": root.key_id_hex,
+                "issuer": issuing.key_id_hex,
+                "operator": str(made.administrator.spiffe_id),
+            },
+        ),
     )
 
 
@@ -180,12 +212,12 @@ def _issuing(root: Issuer, settings: AuthoritySettings, at: datetime) -> Issuer:
             at,
             settings.issuer_lifetime_s,
             backdate_s=settings.backdate_s,
-            within=(root.not_before, root.not_after),
+            within=(root.certificate.not_valid_before_utc, root.not_after),
         ),
         crl_url=settings.crl_url(root.key_id_hex, 0),
         issuer_url=settings.issuer_url(root.key_id_hex),
     )
-    return Issuer(issued.certificate, key)
+    return Issuer(issued.certificate, key, chain=(issued.certificate,))
 
 
 def _ca_subject(kind: str, key: PrivateKey, settings: AuthoritySettings) -> Subject:
@@ -194,25 +226,23 @@ def _ca_subject(kind: str, key: PrivateKey, settings: AuthoritySettings) -> Subj
     return Subject(spiffe_id=settings.trust_domain.id, common_name=name[:_MAX_COMMON_NAME])
 
 
-def _administrator_certificate(
-    administrator: Operator,
+def _certified(
+    made: _Made,
     operator: FirstOperator,
     store: Store,
     *,
-    issuing: Issuer,
-    root: Issuer,
     settings: AuthoritySettings,
     clock: Clock,
 ) -> tuple[Certifier, Issuance]:
     certifier = Certifier(
-        issuing,
-        SerialAllocator(store, issuing.key_id_hex),
+        made.issuing,
+        SerialAllocator(store, made.issuing.key_id_hex),
         settings=settings,
         clock=clock,
-        authorities=(root.certificate, issuing.certificate),
+        authorities=(made.root.certificate, made.issuing.certificate),
     )
     order = operator_order(
-        administrator.spiffe_id,
+        made.administrator.spiffe_id,
         CertificateRequest.from_der(operator.csr),
         lifetime_s=operator.lifetime_s,
         requester=SpiffeID(settings.trust_domain, AUTHORITY_PATH),
@@ -243,25 +273,4 @@ def _issuer_record(issuer: Issuer, role: str, at: datetime) -> IssuerRecord:
         key=issuer.key_id_hex,
         der=issuer.certificate.public_bytes(Encoding.DER),
         created_at=at,
-    )
-
-
-def _audit(
-    root: Issuer,
-    issuing: Issuer,
-    administrator: Operator,
-    *,
-    settings: AuthoritySettings,
-    at: datetime,
-) -> AuditDraft:
-    return AuditDraft(
-        time=at,
-        actor=str(SpiffeID(settings.trust_domain, AUTHORITY_PATH)),
-        action="authority.initialise",
-        subject=settings.trust_domain.name,
-        detail={
-            "root": root.key_id_hex,
-            "issuer": issuing.key_id_hex,
-            "operator": str(administrator.spiffe_id),
-        },
     )

@@ -123,9 +123,7 @@ class IssuanceService:
             subject = Subject(spiffe_id=caller.spiffe_id)
             order = Order(
                 profile=AGENT,
-                subject=agreed_subject(
-                    request, subject, trust_domain=self._settings.trust_domain
-                ),
+                subject=agreed_subject(request, subject, trust_domain=self._settings.trust_domain),
                 public_key=request.public_key,
                 lifetime_s=self._settings.agent_lifetime_s,
                 requester=str(caller.spiffe_id),
@@ -154,7 +152,9 @@ class IssuanceService:
         slice_end = self._clock.monotonic() + _SLICE_S
         for (entry_id, csr), serial in zip(items, serials, strict=True):
             try:
-                outcomes.append(self._certifier.certify(self._order(agent, entry_id, csr), serial=serial))
+                outcomes.append(
+                    self._certifier.certify(self._order(agent, entry_id, csr), serial=serial)
+                )
             except LegationError as error:
                 outcomes.append(error)
             if len(outcomes) < len(items) and self._clock.monotonic() >= slice_end:
@@ -176,8 +176,7 @@ class IssuanceService:
         algorithm = algorithm_of(request.public_key)
         if algorithm != entry.key_algorithm:
             raise InvalidInput(
-                f"the request has a key of kind {algorithm}, "
-                f"the entry wants {entry.key_algorithm}",
+                f"the request has a key of kind {algorithm}, the entry wants {entry.key_algorithm}",
                 remedy="make a key of the entry's kind, or change the entry",
             )
         return Order(
@@ -191,9 +190,7 @@ class IssuanceService:
             entry_id=entry_id,
         )
 
-    async def _record(
-        self, caller: AgentCaller, outcomes: list[Issuance | LegationError]
-    ) -> None:
+    async def _record(self, caller: AgentCaller, outcomes: list[Issuance | LegationError]) -> None:
         """Record what was signed; what may not leave after all becomes an error (step 6)."""
         issued = [outcome for outcome in outcomes if isinstance(outcome, Issuance)]
         if not issued:

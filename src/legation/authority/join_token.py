@@ -15,7 +15,7 @@ from legation.clock import to_rfc3339
 from legation.errors import NotAuthenticated
 
 PREFIX: Final = "lgt_"
-NEW_TOKEN: Final = "ask an operator for a new join token"
+ASK_AGAIN: Final = "ask an operator for a new join token"
 _SECRET_BYTES: Final = 20
 _FORM: Final = re.compile(r"lgt_[a-z2-7]{32}\Z", re.ASCII)
 
@@ -43,10 +43,10 @@ def token_refusal(token: JoinToken, at: datetime) -> NotAuthenticated | None:
     if token.used_at is not None:
         return NotAuthenticated(
             f"the join token was used already, at {to_rfc3339(token.used_at)}",
-            remedy=f"{NEW_TOKEN}; if nobody here has used it, revoke {token.agent}",
+            remedy=f"{ASK_AGAIN}; if nobody here has used it, revoke {token.agent}",
         )
     if token.expires_at <= at:
         return NotAuthenticated(
-            f"the join token expired at {to_rfc3339(token.expires_at)}", remedy=NEW_TOKEN
+            f"the join token expired at {to_rfc3339(token.expires_at)}", remedy=ASK_AGAIN
         )
     return None

@@ -55,7 +55,7 @@ class RawKey:
         if len(key) != KEY_SIZE:
             raise InvalidInput(
                 f"the key-encryption key has {len(key)} bytes, it must have {KEY_SIZE}",
-                remedy="give the file that `legation authority init` made",
+                remedy="give the file that `legation server init` made",
             )
         self._key = key
 

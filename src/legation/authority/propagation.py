@@ -146,6 +146,4 @@ def _record(agent: SpiffeID, point: StatedPoint, now: datetime) -> PointRecord:
 
 
 def _marked(points: dict[str, PointRecord], *, connected: bool) -> dict[str, PointRecord]:
-    return {
-        name: dataclasses.replace(point, connected=connected) for name, point in points.items()
-    }
+    return {name: dataclasses.replace(point, connected=connected) for name, point in points.items()}

@@ -122,9 +122,7 @@ class Revocations:
                 time=at, actor=str(actor.spiffe_id), action="revocation.lift", subject=name
             ),
         )
-        self._events.emit(
-            BanLifted(actor=str(actor.spiffe_id), spiffe_id=name, revision=revision)
-        )
+        self._events.emit(BanLifted(actor=str(actor.spiffe_id), spiffe_id=name, revision=revision))
         return revision
 
     def _report(self, outcome: RevocationOutcome, actor: Actor, reason: str) -> None:

@@ -124,9 +124,7 @@ class ServingIdentity:
         for subscriber in self._subscribers:
             subscriber(self._credentials)
         self._events.emit(
-            ServingCertificateRenewed(
-                serial=record.serial, not_after=to_rfc3339(record.not_after)
-            )
+            ServingCertificateRenewed(serial=record.serial, not_after=to_rfc3339(record.not_after))
         )
 
     def listen(self, committed: CommittedEvent) -> None:

@@ -101,7 +101,7 @@ def _issuer(issuer: Issuer) -> dict[str, Any]:
     return {
         "key_id": issuer.key_id_hex,
         "role": "root" if is_root(issuer) else "issuing",
-        "not_before": to_rfc3339(issuer.not_before),
+        "not_before": to_rfc3339(issuer.certificate.not_valid_before_utc),
         "not_after": to_rfc3339(issuer.not_after),
     }
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 from cryptography import x509
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -55,10 +56,12 @@ def build_status_application(status: StatusService, *, clock: Clock) -> ASGIApp:
     }
     application = Starlette(
         routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()],
+        # Inside Starlette's own last resort, which would answer in plain text.
+        middleware=[Middleware(_Guarded)],
         exception_handlers={HTTPException: _on_http_exception, LegationError: _on_error},
     )
     application.router.redirect_slashes = False
-    return _Guarded(application)
+    return application
 
 
 class _Pages:
@@ -145,8 +148,8 @@ class _List:
 class _Guarded:
     """Answers what nothing inside has caught; the details go to the log."""
 
-    def __init__(self, application: ASGIApp) -> None:
-        self._application = application
+    def __init__(self, app: ASGIApp) -> None:
+        self._application = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

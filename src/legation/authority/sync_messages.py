@@ -70,9 +70,7 @@ def events_message(header: Header, elements: Iterable[bytes]) -> bytes:
 
 def heartbeat_message(*, now_ms: int, revision: int) -> bytes:
     """Return a SyncResponse with a heartbeat."""
-    return SyncResponse(
-        heartbeat=Heartbeat(now_ms=now_ms, revision=revision)
-    ).SerializeToString()
+    return SyncResponse(heartbeat=Heartbeat(now_ms=now_ms, revision=revision)).SerializeToString()
 
 
 def _varint(value: int) -> bytes:

@@ -1,8 +1,9 @@
 """One Sync stream: the feed down to an agent, its statements up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 
@@ -49,9 +50,7 @@ class SyncSession:
         self._clock = clock
         self._events = events
         self._heartbeat_s = heartbeat_s
-        self._ending: asyncio.Future[LegationError] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self._ending: asyncio.Future[LegationError] = asyncio.get_running_loop().create_future()
 
     def end(self, error: LegationError) -> None:
         """Close the stream now, with a reason."""
@@ -111,16 +110,16 @@ class SyncSession:
             )
         )
 
-    async def _until_ended(self, *works: "asyncio._CoroutineLike[None]") -> None:
-        tasks = [asyncio.ensure_future(work) for work in works]
+    async def _until_ended(self, *works: Coroutine[Any, Any, None]) -> None:
+        tasks = [asyncio.create_task(work) for work in works]
         try:
-            done, _ = await asyncio.wait(
-                {*tasks, self._ending}, return_when=asyncio.FIRST_COMPLETED
-            )
-            if self._ending in done:
+            ends: list[asyncio.Future[Any]] = [*tasks, self._ending]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if self._ending.done():
                 raise self._ending.result()
-            for task in done:
-                await task
+            for task in tasks:
+                if task.done():
+                    task.result()
         finally:
             for task in tasks:
                 task.cancel()

@@ -80,8 +80,10 @@ def show(document: dict[str, Any], *, output: str) -> None:
     if output != "table":
         show_one(document, output=output)
         return
-    tables = {name for name, _ in _TABLES}
-    show_one({name: value for name, value in document.items() if name not in tables}, output=output)
+    elsewhere = {"schema_version", *(name for name, _ in _TABLES)}
+    show_one(
+        {name: value for name, value in document.items() if name not in elsewhere}, output=output
+    )
     for name, columns in _TABLES:
         if document.get(name):
             click.echo()

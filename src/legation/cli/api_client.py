@@ -83,7 +83,12 @@ class APIClient:
         self._connection.close()
 
     def get(self, *path: str, **query: object) -> Any:
-        """Fetch one document. `path` are the segments after ``/v1``; a None in `query` is left out."""
+        """Fetch one document.
+
+        Args:
+            path: the segments after ``/v1``.
+            query: parameters; a None is left out.
+        """
         return self._request("GET", path, query=query)
 
     def post(self, *path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -102,7 +107,9 @@ class APIClient:
         """Delete."""
         self._request("DELETE", path)
 
-    def pages(self, *path: str, most: int | None = None, **query: object) -> Iterator[dict[str, Any]]:
+    def pages(
+        self, *path: str, most: int | None = None, **query: object
+    ) -> Iterator[dict[str, Any]]:
         """Yield the items of a list, page by page; at most `most`, or all of them."""
         after = query.pop("after", None)
         left = sys.maxsize if most is None else most

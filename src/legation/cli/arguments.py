@@ -1,5 +1,6 @@
 """Kinds of command-line values that several commands take."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,12 @@ AGENT_PREFIX = "/legation/agent/"
 MAX_STDIN = 4 << 20
 
 
-class DurationType(click.ParamType):
+class DurationType(click.ParamType[int]):
     """``90s``, ``1h30m``, ``30d`` or a number of seconds; becomes whole seconds."""
 
     name = "duration"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read one duration."""
         from legation.config.values import parse_duration
 
@@ -30,14 +29,12 @@ class DurationType(click.ParamType):
             self.fail(f"{value!r} is {error}", param, ctx)
 
 
-class SpiffeIDType(click.ParamType):
+class SpiffeIDType(click.ParamType[str]):
     """A SPIFFE ID; stays text."""
 
     name = "spiffe-id"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check one SPIFFE ID."""
         from legation.pki.spiffe_id import SpiffeID
 
@@ -47,14 +44,12 @@ class SpiffeIDType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class SerialType(click.ParamType):
+class SerialType(click.ParamType[str]):
     """A serial number in hexadecimal, with or without colons; becomes lower-case digits."""
 
     name = "serial"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check one serial number."""
         digits = str(value).lower().replace(":", "").removeprefix("0x")
         # RFC 5280, section 4.1.2.2: at most 20 octets, positive.
@@ -63,7 +58,7 @@ class SerialType(click.ParamType):
         return digits.lstrip("0") or "0"
 
 
-class MomentType(click.ParamType):
+class MomentType(click.ParamType[Any]):
     """A moment in RFC 3339; becomes an aware datetime."""
 
     name = "time"
@@ -105,7 +100,7 @@ def read_input(name: str) -> bytes:
     """
     try:
         if name == "-":
-            data = click.get_binary_stream("stdin").read(MAX_STDIN + 1)
+            data = sys.stdin.buffer.read(MAX_STDIN + 1)
         else:
             with Path(name).open("rb") as file:
                 data = file.read(MAX_STDIN + 1)

@@ -28,7 +28,9 @@ def audit() -> None:
 
 
 @audit.command("list")
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Sequence number to go on after.")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, help="Sequence number to go on after."
+)
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @connection_options
 @output_option

@@ -1,11 +1,10 @@
 """``legation certificate``: read and check certificates, from files or the inventory."""
 
-from datetime import datetime
 from typing import Any
 
 import click
 
-from legation.cli.arguments import MOMENT, SERIAL, SPIFFE_ID, read_input
+from legation.cli.arguments import MOMENT, SERIAL, SPIFFE_ID
 from legation.cli.connection import Connection, connection_options
 from legation.cli.lazy import Group
 from legation.cli.output import Column, output_option, show_list, show_one, show_raw
@@ -55,9 +54,7 @@ def inspect(files: tuple[str, ...], output: str) -> None:
     """Show what certificates say. Reads PEM, with or without text around it, and DER."""
     from legation.cli.certificate_files import describe, read_certificates
 
-    rows = [
-        {"file": name, **describe(one)} for name in files for one in read_certificates(name)
-    ]
+    rows = [{"file": name, **describe(one)} for name in files for one in read_certificates(name)]
     if output != "table":
         show_list(rows, (), output=output)
         return
@@ -104,8 +101,7 @@ def verify(*, chain: str, output: str, **given: Any) -> None:
 def _now_if_absent(given: dict[str, Any]) -> dict[str, Any]:
     from legation.clock import SystemClock
 
-    at: datetime = given["at"] or SystemClock().now()
-    return {**given, "at": at}
+    return {**given, "at": given["at"] or SystemClock().now()}
 
 
 @certificate.command(
@@ -113,7 +109,7 @@ def _now_if_absent(given: dict[str, Any]) -> dict[str, Any]:
     Examples:
       legation certificate lint *.pem
 
-    Exit status: 0 when there are no errors, {FOUND_ERRORS} when there is one; warnings do not count.
+    Exit status: 0 without errors, {FOUND_ERRORS} with one; warnings do not count.
     """
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")

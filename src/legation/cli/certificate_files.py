@@ -68,7 +68,7 @@ def describe(certificate: x509.Certificate) -> dict[str, Any]:
         "ca": bool(basic and basic.ca),
         "key_algorithm": _key_algorithm(certificate),
         "key_usage": _key_usage(certificate),
-        "extended_key_usage": [usage._name for usage in eku] if eku else [],
+        "extended_key_usage": [_oid_name(usage) for usage in eku or ()],
         "crl_urls": _crl_urls(certificate),
         "fingerprint_sha256": certificate.fingerprint(SHA256()).hex(),
     }
@@ -160,7 +160,12 @@ def _key_algorithm(certificate: x509.Certificate) -> str:
     try:
         return str(algorithm_of(certificate.public_key()))
     except (LegationError, UnsupportedAlgorithm, ValueError):
-        return f"not accepted ({certificate.public_key_algorithm_oid._name})"
+        return f"not accepted ({_oid_name(certificate.public_key_algorithm_oid)})"
+
+
+def _oid_name(oid: x509.ObjectIdentifier) -> str:
+    # `cryptography` has no public way to these names.
+    return str(oid._name)  # noqa: SLF001
 
 
 def _key_usage(certificate: x509.Certificate) -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,16 +38,17 @@ def config_options(flags: Mapping[str, tuple[str, str]]) -> Callable[[Any], Any]
     keys = {name.lstrip("-").replace("-", "_"): key for name, (key, _) in every.items()}
 
     def decorate(command: Any) -> Any:
+        @wraps(command)
         def gather(config_file: Path | None, **given: Any) -> Any:
             rest = {name: value for name, value in given.items() if name not in keys}
             flags = {keys[name]: value for name, value in given.items() if name in keys}
             return command(config_file=config_file, flags=flags, **rest)
 
-        gather.__doc__ = command.__doc__
-        gather.__name__ = command.__name__
         wrapped: Any = gather
         for name, (key, help_text) in reversed(every.items()):
-            wrapped = click.option(name, metavar="VALUE", help=f"{help_text}  [key: {key}]")(wrapped)
+            wrapped = click.option(name, metavar="VALUE", help=f"{help_text}  [key: {key}]")(
+                wrapped
+            )
         return click.option(
             "-c",
             "--config",
@@ -89,7 +91,7 @@ def reload_log_level(
         try:
             level = str(read_config(model, config_file, flags).config.log.level)
         except LegationError as error:
-            _log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400
+            _log.error("the configuration was not reloaded: %s", error)
             return
         logs.set_level(level)
         _log.info("log level is now %s; everything else takes a restart", level)

@@ -66,7 +66,10 @@ class Connection:
                 renewed = renew(client)
         except LegationError as error:
             # Whatever is really wrong, the command itself is about to find it too.
-            note(f"note: your operator certificate ends at {end:{_MINUTE}} and was not renewed: {error.message}")
+            note(
+                f"note: your operator certificate ends at {end:{_MINUTE}} "
+                f"and was not renewed: {error.message}"
+            )
             return credential
         note(f"note: your operator certificate, which would end at {end:{_MINUTE}}, was renewed")
         return renewed

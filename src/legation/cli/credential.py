@@ -29,7 +29,9 @@ MAX_FILE_SIZE = 1 << 20
 # Where `legation server init` leaves the first operator's credential.
 SERVER_FOLDER = Path("/var/lib/legation/authority/operator")
 
-_KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KEY-----\s*", re.S)
+_KEY = re.compile(
+    rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KEY-----\s*", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

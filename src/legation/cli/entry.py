@@ -1,6 +1,7 @@
 """``legation entry``: which workload gets which identity."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import click
 
@@ -8,6 +9,8 @@ from legation.cli.arguments import DURATION, SPIFFE_ID, agent_id
 from legation.cli.connection import Connection, connection_options
 from legation.cli.lazy import Group
 from legation.cli.output import Column, note, output_option, show_list, show_one
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _COLUMNS: tuple[Column, ...] = (
     ("id", "id"),
@@ -33,22 +36,8 @@ def entry() -> None:
     """Say which workload gets which identity."""
 
 
-def _fields(
-    client_trust_domain: str, given: dict[str, Any], *, names: dict[str, str]
-) -> dict[str, Any]:
-    """Rename the options that were given to the fields of an entry."""
-    fields: dict[str, Any] = {}
-    for option, field in names.items():
-        value = given[option]
-        if value is None or value == ():
-            continue
-        fields[field] = list(value) if isinstance(value, tuple) else value
-    if "agents" in fields:
-        fields["agents"] = [agent_id(name, client_trust_domain) for name in fields["agents"]]
-    return fields
-
-
-_NAMES = {
+# Option, as click names it, to field of an entry.
+_FIELDS = {
     "entry_id": "id",
     "spiffe_id": "spiffe_id",
     "selector": "selectors",
@@ -61,30 +50,33 @@ _NAMES = {
 }
 
 
-def _entry_options(*, required: bool) -> Any:
+def _given_fields(options: Mapping[str, Any], *, trust_domain: str) -> dict[str, Any]:
+    """Return the fields of an entry that were given; a name of an agent becomes its SPIFFE ID."""
+    fields: dict[str, Any] = {}
+    for option, value in options.items():
+        if value is not None and value != ():
+            fields[_FIELDS[option]] = list(value) if isinstance(value, tuple) else value
+    if "agents" in fields:
+        fields["agents"] = [agent_id(name, trust_domain) for name in fields["agents"]]
+    return fields
+
+
+def _entry_options(*, required: bool) -> Callable[[_Command], _Command]:
     """Add the options that describe an entry."""
     options = (
-        click.option(
-            "--selector", multiple=True, required=required, metavar="TYPE:NAME:VALUE",
-            help="What the workload must show; all of them.  [repeatable]",
-        ),
-        click.option(
-            "--agent", multiple=True, required=required, metavar="NAME|SPIFFE-ID",
-            help="An agent that may serve it.  [repeatable]",
-        ),
+        click.option("--selector", multiple=True, required=required, metavar="TYPE:NAME:VALUE",
+                     help="What the workload must show; all of them.  [repeatable]"),
+        click.option("--agent", multiple=True, required=required, metavar="NAME|SPIFFE-ID",
+                     help="An agent that may serve it.  [repeatable]"),
         click.option("--dns-name", multiple=True, help="A DNS name as well.  [repeatable]"),
-        click.option(
-            "--lifetime", type=DURATION, help="Of its certificates: 90s, 30m, 1h.",
-        ),
+        click.option("--lifetime", type=DURATION, help="Of its certificates: 90s, 30m, 1h."),
         click.option("--key-algorithm", help="Of its keys: ec-p256, rsa-3072, ml-dsa-65 …"),
         click.option("--owner", help="Who to ask about it."),
-        click.option(
-            "--mtls", type=click.Choice(["strict", "permissive"]),
-            help="What its inbound proxies accept.",
-        ),
+        click.option("--mtls", type=click.Choice(["strict", "permissive"]),
+                     help="What its inbound proxies accept."),
     )  # fmt: skip
 
-    def decorate(command: Any) -> Any:
+    def decorate(command: _Command) -> _Command:
         for option in reversed(options):
             command = option(command)
         return command
@@ -107,7 +99,7 @@ def _entry_options(*, required: bool) -> Any:
 def create(*, connection: Connection, output: str, **given: Any) -> None:
     """Create an entry."""
     with connection.open() as client:
-        fields = _fields(client.trust_domain, given, names=_NAMES)
+        fields = _given_fields(given, trust_domain=client.trust_domain)
         created = client.post("entries", body=fields)
     show_one(created, output=output)
 
@@ -146,13 +138,11 @@ def show(*, entry_id: str, connection: Connection, output: str) -> None:
 @output_option
 def update(*, entry_id: str, connection: Connection, output: str, **given: Any) -> None:
     """Change the given fields of an entry; a repeatable option replaces the whole list."""
-    names = {name: field for name, field in _NAMES.items() if name in given}
-    if not any(value not in {None, ()} for value in given.values()):
+    if all(value is None or value == () for value in given.values()):
         raise click.UsageError("nothing to change: name at least one field")
     with connection.open() as client:
-        changed = client.patch(
-            "entries", entry_id, body=_fields(client.trust_domain, given, names=names)
-        )
+        fields = _given_fields(given, trust_domain=client.trust_domain)
+        changed = client.patch("entries", entry_id, body=fields)
     show_one(changed, output=output)
 
 

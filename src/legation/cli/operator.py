@@ -82,7 +82,10 @@ def create(
         created = client.post("operators", body=fields)
         request.write(folder, chain_pem=created["chain_pem"], bundle_pem=client.bundle_pem)
     if output == "table":
-        note(f"{created['operator']['spiffe_id']} may now administer as {role}; credential in {folder}")
+        note(
+            f"{created['operator']['spiffe_id']} may now administer as {role}; "
+            f"the credential is in {folder}"
+        )
     else:
         show_one({**created["operator"], "chain_pem": created["chain_pem"]}, output=output)
 
@@ -115,4 +118,6 @@ def renew(*, connection: Connection) -> None:
 
     with connection.open() as client:
         renewed = renew_credential(client)
-    note(f"{renewed.spiffe_id}: renewed until {renewed.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    note(
+        f"{renewed.spiffe_id}: renewed until {renewed.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    )

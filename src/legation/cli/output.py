@@ -105,21 +105,17 @@ def printable(text: str) -> str:
 
 
 def _cells(row: Row, columns: Sequence[Column]) -> list[str]:
-    return [
-        _text(field(row) if callable(field) else row.get(field)) for _, field in columns
-    ]
+    return [_text(field(row) if callable(field) else row.get(field)) for _, field in columns]
 
 
 def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
     match value:
-        case None:
-            return ""
-        case bool():
-            return "yes" if value else "no"
-        case str():
-            return value
         case Mapping():
-            return ", ".join(f"{name}={_text(part)}" for name, part in value.items())
+            return " ".join(f"{name}={_text(part) or '-'}" for name, part in value.items())
+        case [Mapping(), *_]:
+            return "\n".join(map(_text, value))
         case list() | tuple():
             return ", ".join(_text(part) for part in value)
         case _:

@@ -1,6 +1,6 @@
 """``legation policy``: who may call whom."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -173,27 +173,25 @@ def explain(
     """Say whether SOURCE may call TARGET, and which policy decides.
 
     Asks the authority for its policies, or takes those of -f and needs no authority.
-    With --path but no --method, the method is GET.
+    --method alone means the path /, and --path alone the method GET; with neither it is a
+    plain TCP connection.
     """
-    from legation.policy import PolicyMatcher, Request
+    from legation.cli.explanation import Question, tell
+    from legation.cli.explanation import explain as explain_call
 
-    policies = _policies_of(files, connection)
-    if path is not None and method is None:
-        method = "GET"
-    request = Request(source=source, target=target, method=method, path=path, port=port)
-    decision = PolicyMatcher(policies).decide(request)
-    answer = {
-        "allowed": decision.allowed,
-        "policy": decision.policy,
-        "shadow_allowed": decision.shadow_allowed,
-        "shadow_policy": decision.shadow_policy,
-        "policies_of_target": sorted(one.name for one in policies if one.applies_to(target)),
-    }
+    question = Question(
+        source=source,
+        target=target,
+        method="GET" if path is not None and method is None else method,
+        path=path if path is not None or method is None else "/",
+        port=port,
+    )
+    answer = explain_call(question, _policies_of(files, connection))
     if output == "table":
-        _tell(answer, source=source, target=target)
+        tell(answer, question)
     else:
         show_one(answer, output=output)
-    if not decision.allowed:
+    if not answer["allowed"]:
         context.exit(DENIED)
 
 
@@ -205,15 +203,3 @@ def _policies_of(files: tuple[str, ...], connection: Connection) -> "list[Author
         return read_policies(files)
     with connection.open() as client:
         return [AuthorizationPolicy.from_document(one) for one in client.pages("policies")]
-
-
-def _tell(answer: dict[str, Any], *, source: str, target: str) -> None:
-    verdict, colour = ("allowed", "green") if answer["allowed"] else ("denied", "red")
-    by = f"by policy {answer['policy']}" if answer["policy"] else "because no policy allows it"
-    click.echo(f"{click.style(verdict, fg=colour)} {by}")
-    if answer["shadow_allowed"] != answer["allowed"]:
-        would = "allow" if answer["shadow_allowed"] else "deny"
-        click.echo(f"in shadow, {answer['shadow_policy'] or 'the absence of a policy'} would {would} it")
-    click.echo(f"caller   {source}")
-    click.echo(f"target   {target}")
-    click.echo(f"policies of the target: {', '.join(answer['policies_of_target']) or 'none'}")

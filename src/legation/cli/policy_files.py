@@ -25,17 +25,17 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "aliases are not accepted", self.peek_event().start_mark
-            )
+            raise self._refusal("aliases are not accepted")
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.composer.ComposerError(
-                None, None, "nested too deep", self.peek_event().start_mark
-            )
+            raise self._refusal("nested too deep")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def _refusal(self, problem: str) -> yaml.MarkedYAMLError:
+        mark: Any = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        return yaml.composer.ComposerError(None, None, problem, mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -84,7 +84,7 @@ def parse_documents(text: bytes, *, name: str) -> list[object]:
     """
     found: list[object] = []
     try:
-        for document in yaml.load_all(text, Loader=_StrictLoader):  # noqa: S506 - a SafeLoader
+        for document in yaml.load_all(text, Loader=_StrictLoader):
             if document is not None:
                 found.append(document)
             if len(found) > MAX_DOCUMENTS:

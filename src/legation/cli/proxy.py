@@ -1,10 +1,11 @@
 """``legation proxy``: Envoy beside a service."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from legation.cli.arguments import SPIFFE_ID
+from legation.cli.arguments import DURATION, SPIFFE_ID
 from legation.cli.lazy import Group
 from legation.cli.logs import FORMATS, LEVELS
 
@@ -27,10 +28,9 @@ def proxy() -> None:
       legation proxy run --name web \\
           --outbound 127.0.0.1:9001=spiffe://example.org/api@api.example.org:8443
       legation proxy run --name db --inbound 0.0.0.0:5433=127.0.0.1:5432,protocol=tcp
-      legation proxy run --name api --inbound 0.0.0.0:8443=127.0.0.1:8080 -- --concurrency 2
 
     LISTEN, APP and HOST:PORT are addresses. protocol is http, http2 (also gRPC) or tcp; it
-    is what the service itself speaks, and http if absent. What stands after -- goes to Envoy.
+    is what the service itself speaks, and http if absent. SIGTERM drains, then ends Envoy.
     """
 )
 @click.option(
@@ -60,21 +60,23 @@ def proxy() -> None:
     type=click.Path(path_type=Path),
     help="Where the admin socket and the bootstrap go; a temporary directory if absent.",
 )
+@click.option("--concurrency", type=click.IntRange(1, 256), default=2, show_default=True,
+              help="Worker threads of Envoy.")  # fmt: skip
+@click.option("--drain-time", "drain_time_s", type=DURATION, default="5s", show_default=True,
+              help="How long connections that must go may still finish.")  # fmt: skip
+@click.option("--envoy-log-level", type=click.Choice(("debug", "info", "warning", "error")),
+              default="warning", show_default=True)  # fmt: skip
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True)
-@click.argument("envoy_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENVOY-ARGS…]")
 def run(
     *,
-    socket: Path,
     name: str,
     spiffe_id: str | None,
     inbound: tuple[str, ...],
     outbound: tuple[str, ...],
-    envoy: Path | None,
-    runtime_dir: Path | None,
     log_level: str,
     log_format: str,
-    envoy_arguments: tuple[str, ...],
+    **settings: Any,
 ) -> None:
     """Run Envoy under supervision, configured by the agent."""
     if not inbound and not outbound:
@@ -85,13 +87,4 @@ def run(
 
     spec = proxy_spec(name, inbound=inbound, outbound=outbound, spiffe_id=spiffe_id)
     logs.configure(level=log_level, form=log_format)
-    run_proxy(
-        ProxyRun(
-            spec=spec,
-            socket=socket,
-            envoy=envoy,
-            runtime_dir=runtime_dir,
-            log_level=log_level,
-            envoy_arguments=envoy_arguments,
-        )
-    )
+    run_proxy(ProxyRun(spec=spec, json_log=log_format == "json", **settings))

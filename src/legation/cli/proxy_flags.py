@@ -64,7 +64,8 @@ def _parts(text: str, flag: str, form: str) -> tuple[str, str, dict[str, str]]:
         if key not in _OPTIONS or key in options or not value:
             meant = nearest(key, _OPTIONS)
             raise InvalidInput(
-                f"{flag}: {key!a} has no place here" + (f", did you mean {meant}?" if meant else ""),
+                f"{flag}: {key!a} has no place here"
+                + (f", did you mean {meant}?" if meant else ""),
                 remedy=f"write {form}",
             )
         options[key] = value

@@ -84,9 +84,9 @@ def revoke(
             for line in client.stream(
                 "propagation", str(outcome["revision"]), silence_s=silence_s, timeout_s=wait_s
             ):
-                if line["point"]:
+                if line.get("point"):
                     points.append(_timed(line["point"], outcome["at"]))
-                summary = line["summary"] or summary
+                summary = line.get("summary") or summary
     if output == "table":
         show_list(points, _POINTS, output=output)
     else:

@@ -32,7 +32,7 @@ def run_agent(config_file: Path | None, flags: Flags) -> None:
         joined = agent.own.identity.spiffe_id.trust_domain
         if config.trust_domain not in {None, joined}:
             raise Conflict(
-                f"this agent belongs to {joined}, and the configuration names {config.trust_domain}",
+                f"this agent belongs to {joined}, the configuration names {config.trust_domain}",
                 remedy=f"correct trust_domain, or enrol anew with an empty {config.data_dir}",
             )
         async with agent:
@@ -57,8 +57,8 @@ def settings_of(loaded: Loaded[AgentConfig]) -> AgentSettings:
         data_dir=config.data_dir,
         socket=config.socket.path,
         enrolment=None if enrolled else _enrolment(config),
-        authority=moved_to and moved_to.host,
-        agents_port=moved_to and moved_to.port,
+        authority=moved_to.host if moved_to else None,
+        agents_port=moved_to.port if moved_to else None,
         socket_mode=config.socket.mode,
         socket_group=config.socket.group,
     )
@@ -75,6 +75,8 @@ def _enrolment(config: AgentConfig) -> EnrolmentRequest:
     return EnrolmentRequest(
         authority=str(config.server.api),
         token=token,
-        authorities=certificates_from_pem(read_bounded(bundle, limit=_MAX_BUNDLE)) if bundle else (),
+        authorities=certificates_from_pem(read_bounded(bundle, limit=_MAX_BUNDLE))
+        if bundle
+        else (),
         fingerprint=(config.ca_fingerprint or "").removeprefix("sha256:") or None,
     )

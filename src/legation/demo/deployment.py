@@ -11,7 +11,7 @@ from typing import Any
 
 from legation.demo.processes import ChildProcess, command_line, free_port, listening
 from legation.errors import LegationError
-from legation.proxy import find_envoy
+from legation.proxy.envoy_binary import find_envoy
 
 TRUST_DOMAIN = "demo.legation"
 AGENT_NAME = "node-1"

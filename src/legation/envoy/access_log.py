@@ -38,7 +38,6 @@ _REQUEST_TAGS = {
     TAG_POLICY: f"%RESP({POLICY_HEADER})%",
 }
 _UPSTREAM_TAGS = {
-    TAG_SERIAL: "%UPSTREAM_PEER_SERIAL%",
     TAG_URI: "%UPSTREAM_PEER_URI_SAN%",
 }
 
@@ -48,10 +47,9 @@ def connection_log() -> dict[str, Any]:
     return _shipped(CONNECTION_LOG, _CONNECTION_TAGS)
 
 
-def refused_request_log(conditions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Build the log of requests for which any of the access log filters `conditions` holds."""
-    refused = {"or_filter": {"filters": conditions}}
-    return _shipped(REQUEST_LOG, _REQUEST_TAGS) | {"filter": refused}
+def refused_request_log(condition: dict[str, Any]) -> dict[str, Any]:
+    """Build the log of requests for which the access log filter `condition` holds."""
+    return _shipped(REQUEST_LOG, _REQUEST_TAGS) | {"filter": condition}
 
 
 def upstream_log() -> dict[str, Any]:

@@ -1,23 +1,62 @@
-"""The authorization policies for one workload, as RBAC filters."""
+"""The three RBAC filters of an inbound chain: revoked peers, DENY policies, ALLOW policies.
+
+They are extension configurations of their own, by ECDS: a change is in force on open HTTP
+connections with the next request, and drains nobody.
+"""
 
 from collections.abc import Iterable
 from typing import Any
 
 from legation.envoy import type_urls
+from legation.envoy.revocation import RevokedPeers, matcher
 from legation.envoy.spec import Protocol
 from legation.policy import AuthorizationPolicy, compile_rbac
 
+REVOKED = "revoked"
+POLICY_DENY = "policy-deny"
+POLICY_ALLOW = "policy-allow"
 
-def policy_filters(
-    policies: Iterable[AuthorizationPolicy], target: str, protocol: Protocol
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """placeholder"""
-    rules = compile_rbac(policies, target)
-    return (
-        {"@type": type_urls.HTTP_RBAC, "rules_stat_prefix": "deny_", "rules": rules["deny"]}
-        if protocol is not Protocol.TCP
-        else {"@type": type_urls.NETWORK_RBAC, "stat_prefix": "deny_", "rules": rules["deny"]},
-        {"@type": type_urls.HTTP_RBAC, "rules_stat_prefix": "allow_", "rules": rules["allow"]}
-        if protocol is not Protocol.TCP
-        else {"@type": type_urls.NETWORK_RBAC, "stat_prefix": "allow_", "rules": rules["allow"]},
-    )
+# Prefixes of the keys in the dynamic metadata of the RBAC filters.
+_REVOKED_PREFIX = "revoked_"
+FORESEEN_PREFIX = "foreseen_"
+
+
+def filter_name(name: str, protocol: Protocol) -> str:
+    """Name the network filter or the HTTP filter called `name`; they are two resources."""
+    return f"tcp-{name}" if protocol is Protocol.TCP else name
+
+
+def filters(
+    peers: RevokedPeers,
+    policies: Iterable[AuthorizationPolicy],
+    target: str,
+    protocol: Protocol,
+) -> list[dict[str, Any]]:
+    """Build the filters for calls to `target`, in the order in which they run."""
+    is_tcp = protocol is Protocol.TCP
+    compiled = compile_rbac(policies, target, protocol="tcp" if is_tcp else "http")
+    configs = {
+        REVOKED: _revoked(peers, compiled.deny["rules"], protocol),
+        POLICY_DENY: compiled.deny,
+        POLICY_ALLOW: compiled.allow,
+    }
+    kind = type_urls.NETWORK_RBAC if is_tcp else type_urls.HTTP_RBAC
+    return [
+        {"name": filter_name(name, protocol), "typed_config": {"@type": kind, **config}}
+        for name, config in configs.items()
+    ]
+
+
+def _revoked(peers: RevokedPeers, deny_rules: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
+    """Build the first filter.
+
+    When a DENY policy refuses a request, Envoy writes the refusal before it writes down which
+    policy it was, and the refusal is to name it. So this filter, which comes earlier,
+    evaluates the same rules in shadow, if there are any.
+    """
+    if protocol is Protocol.TCP:
+        return {"stat_prefix": _REVOKED_PREFIX, "matcher": matcher(peers, protocol)}
+    config = {"rules_stat_prefix": _REVOKED_PREFIX, "matcher": matcher(peers, protocol)}
+    if deny_rules["policies"]:
+        config |= {"shadow_rules": deny_rules, "shadow_rules_stat_prefix": FORESEEN_PREFIX}
+    return config

@@ -5,7 +5,6 @@ from typing import Any
 from legation.envoy.access_log import AGENT_CLUSTER
 from legation.envoy.spec import METADATA_KEY, ProxySpec
 
-
 _LOG_FIELDS = {"time": "%Y-%m-%dT%T.%e%z", "level": "%l", "logger": "%n", "message": "%j"}
 # An agent that comes back, or an entry that is made, is to be noticed soon.
 _RETRY = {"retry_back_off": {"base_interval": "0.2s", "max_interval": "2s"}}

@@ -10,18 +10,20 @@ from legation.envoy.access_log import (
     refused_request_log,
     upstream_log,
 )
+from legation.envoy.authorization import FORESEEN_PREFIX, POLICY_ALLOW, POLICY_DENY, REVOKED
 from legation.envoy.clusters import app_cluster_name, upstream_cluster_name
 from legation.envoy.revocation import SERIAL_STATE_KEY
 from legation.envoy.spec import Inbound, Outbound
 
-REVOKED = "revoked"
-POLICY_DENY = "policy-deny"
-POLICY_ALLOW = "policy-allow"
+NO_POLICY = "none"
 
 _RBAC_NAMESPACE = "envoy.filters.http.rbac"
-# Behind the stat prefix of each RBAC filter, in its dynamic metadata.
-_DECIDED = "enforced_effective_policy_id"
-_RESULT = "enforced_engine_result"
+# An empty list would mean Envoy's default ranges; this address is nobody's.
+_NO_ADDRESS = {"address_prefix": "255.255.255.255", "prefix_len": 32}
+# Behind the stat prefix of an RBAC filter, in its dynamic metadata.
+_SHADOW_DECIDED = "shadow_effective_policy_id"
+_SHADOW_RESULT = "shadow_engine_result"
+_RBAC_DETAILS = "rbac_access_denied_matched_policy"
 
 
 def inbound_manager(inbound: Inbound, *, authenticated: bool) -> dict[str, Any]:
@@ -33,9 +35,8 @@ def inbound_manager(inbound: Inbound, *, authenticated: bool) -> dict[str, Any]:
             in permissive mode only, requests are let through unless a DENY policy matches a
             caller without an identity.
     """
-    checks = [_discovered(POLICY_DENY)]
-    if authenticated:
-        checks = [_peer_serial(), _discovered(REVOKED), *checks, _discovered(POLICY_ALLOW)]
+    names = [REVOKED, POLICY_DENY, *([POLICY_ALLOW] if authenticated else [])]
+    checks = [_peer_serial(), *map(_discovered, names)]
     return _manager(
         f"inbound.{_stat_word(inbound.listen)}",
         app_cluster_name(inbound),
@@ -52,9 +53,9 @@ def inbound_manager(inbound: Inbound, *, authenticated: bool) -> dict[str, Any]:
             "set_current_client_cert_details": {"subject": True, "uri": True, "dns": True},
             # Headers that steer Envoy are for operators of this proxy, not for its peers.
             "use_remote_address": True,
-            "internal_address_config": {"unix_sockets": False},
+            "internal_address_config": {"cidr_ranges": [_NO_ADDRESS]},
             "local_reply_config": {"mappers": _refusals()},
-            "access_log": [refused_request_log(_was_denied())],
+            "access_log": [refused_request_log(_details_contain(_RBAC_DETAILS))],
         },
     )
 
@@ -144,36 +145,37 @@ def _discovered(name: str) -> dict[str, Any]:
 def _refusals() -> list[dict[str, Any]]:
     """Say in each refusal why: the cause, and the policy that decided.
 
-    The filters run in a fixed order and the first that refuses ends the request, so the
-    first mapper whose filter said "denied" is the one that speaks of it.
+    The details of the response carry the name of what matched, which for a revoked peer is
+    the cause. The name of a DENY policy comes from `authorization`'s shadow evaluation.
     """
     revoked = [
-        _refusal(
-            {"metadata_filter": _metadata_is(f"revoked_{_DECIDED}", str(cause))},
-            str(cause),
-            policy=None,
-        )
+        _refusal(_details_contain(f"[{cause}]"), str(cause))
         for cause in (Cause.CERTIFICATE_REVOKED, Cause.IDENTITY_BANNED)
     ]
-    by_policy = [
-        _refusal(
-            {"metadata_filter": _metadata_is(f"{prefix}{_RESULT}", "denied")},
-            str(Cause.POLICY_DENIED),
-            policy=f"%DYNAMIC_METADATA({_RBAC_NAMESPACE}:{prefix}{_DECIDED})%",
-        )
-        for prefix in ("deny_", "allow_")
-    ]
-    return revoked + by_policy
+    denied = _refusal(
+        {"metadata_filter": _metadata_is(f"{FORESEEN_PREFIX}{_SHADOW_RESULT}", "denied")},
+        str(Cause.POLICY_DENIED),
+        policy=f"%DYNAMIC_METADATA({_RBAC_NAMESPACE}:{FORESEEN_PREFIX}{_SHADOW_DECIDED})%",
+    )
+    not_allowed = _refusal(
+        _details_contain(_RBAC_DETAILS), str(Cause.POLICY_DENIED), policy=NO_POLICY
+    )
+    return [*revoked, denied, not_allowed]
 
 
-def _was_denied() -> list[dict[str, Any]]:
-    prefixes = ("revoked_", "deny_", "allow_")
-    return [
-        {"metadata_filter": _metadata_is(f"{prefix}{_RESULT}", "denied")} for prefix in prefixes
-    ]
+def _details_contain(words: str) -> dict[str, Any]:
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {
+                "@type": type_urls.CEL_FILTER,
+                "expression": f"response.code_details.contains('{words}')",
+            },
+        }
+    }
 
 
-def _refusal(condition: dict[str, Any], cause: str, *, policy: str | None) -> dict[str, Any]:
+def _refusal(condition: dict[str, Any], cause: str, *, policy: str | None = None) -> dict[str, Any]:
     headers = [_header(CAUSE_HEADER, cause)]
     body = {"error": "refused", "cause": cause}
     if policy is not None:

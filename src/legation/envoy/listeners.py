@@ -4,22 +4,15 @@ from typing import Any
 
 from legation.envoy import tls, type_urls
 from legation.envoy.access_log import agent_service, connection_log, upstream_log
+from legation.envoy.authorization import POLICY_ALLOW, POLICY_DENY, REVOKED, filter_name
 from legation.envoy.clusters import app_cluster_name, upstream_cluster_name
-from legation.envoy.http_connections import (
-    POLICY_ALLOW,
-    POLICY_DENY,
-    REVOKED,
-    inbound_manager,
-    outbound_manager,
-)
+from legation.envoy.http_connections import inbound_manager, outbound_manager
 from legation.envoy.spec import Address, Inbound, Outbound, Protocol
 from legation.pki.spiffe_id import TrustDomain
 from legation.wire.feed import TLSMode
 
 # How long a new connection waits for an agent that does not answer, before it goes on.
 RECORD_TIMEOUT = "0.5s"
-
-_NETWORK_PREFIX = "tcp-"
 
 
 def inbound_name(inbound: Inbound) -> str:
@@ -30,11 +23,6 @@ def inbound_name(inbound: Inbound) -> str:
 def outbound_name(outbound: Outbound) -> str:
     """Name the listener of `outbound`."""
     return f"outbound/{outbound.listen}"
-
-
-def network_filter_name(name: str) -> str:
-    """Name the network RBAC filter that goes with the HTTP one called `name`."""
-    return _NETWORK_PREFIX + name
 
 
 def inbound_listener(
@@ -106,13 +94,13 @@ def _inbound_filters(inbound: Inbound, *, authenticated: bool) -> list[dict[str,
     record = _connection_record()
     if inbound.protocol is not Protocol.TCP:
         return [record, inbound_manager(inbound, authenticated=authenticated)]
-    names = [REVOKED, POLICY_DENY, POLICY_ALLOW] if authenticated else [POLICY_DENY]
+    names = [REVOKED, POLICY_DENY, *([POLICY_ALLOW] if authenticated else [])]
     tcp = _tcp_proxy(f"inbound.{inbound.listen}", app_cluster_name(inbound))
     if authenticated:
         tcp["typed_config"] |= {
             "upstream_connect_mode": "ON_DOWNSTREAM_TLS_HANDSHAKE",
         }
-    return [record, *(_discovered(network_filter_name(name)) for name in names), tcp]
+    return [record, *map(_discovered, names), tcp]
 
 
 def _connection_record() -> dict[str, Any]:
@@ -151,7 +139,7 @@ def _tcp_proxy(stat_prefix: str, cluster: str) -> dict[str, Any]:
 
 def _discovered(name: str) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": filter_name(name, Protocol.TCP),
         "config_discovery": {
             "config_source": {"ads": {}, "resource_api_version": "V3"},
             "type_urls": [type_urls.NETWORK_RBAC],

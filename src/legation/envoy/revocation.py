@@ -1,11 +1,11 @@
-"""Revoked peers as an RBAC matcher map, and the epoch of an upstream.
+"""Who must be refused: as an RBAC matcher map, and as the epoch of an upstream.
 
 A matcher map is looked up by hash for every request of an open connection; a list of ten
 thousand principals instead costs nine tenths of the throughput.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,8 @@ def serial_text(serial: int) -> str:
     return digits.rjust(len(digits) + len(digits) % 2, "0")
 
 
-def rbac(peers: RevokedPeers, protocol: Protocol) -> dict[str, Any]:
-    """Build the RBAC filter that refuses `peers` and lets everybody else go on.
+def matcher(peers: RevokedPeers, protocol: Protocol) -> dict[str, Any]:
+    """Build the RBAC matcher that refuses `peers` and lets everybody else go on.
 
     The serial number is looked up first, then the SPIFFE ID. The name of the action is the
     cause; it reaches the log and the body of the refusal. A network filter runs before Envoy
@@ -94,21 +94,18 @@ def rbac(peers: RevokedPeers, protocol: Protocol) -> dict[str, Any]:
     """
     by_identity = _lookup(
         _input(type_urls.URI_SAN_INPUT),
-        {identity: Cause.IDENTITY_BANNED for identity in peers.identities},
+        peers.identities,
+        Cause.IDENTITY_BANNED,
         otherwise={"action": _action("not_revoked", "ALLOW")},
     )
     if protocol is Protocol.TCP:
-        return {
-            "@type": type_urls.NETWORK_RBAC,
-            "stat_prefix": "revoked_",
-            "matcher": by_identity,
-        }
-    by_serial = _lookup(
+        return by_identity
+    return _lookup(
         _input(type_urls.FILTER_STATE_INPUT, key=SERIAL_STATE_KEY),
-        {serial_text(serial): Cause.CERTIFICATE_REVOKED for serial in peers.serials},
+        [serial_text(serial) for serial in peers.serials],
+        Cause.CERTIFICATE_REVOKED,
         otherwise={"matcher": by_identity},
     )
-    return {"@type": type_urls.HTTP_RBAC, "rules_stat_prefix": "revoked_", "matcher": by_serial}
 
 
 def upstream_facts(state: FeedState, upstream: str) -> frozenset[str]:
@@ -129,13 +126,16 @@ def upstream_epoch(facts: Iterable[str]) -> str:
 
 
 def _lookup(
-    source: dict[str, Any], causes: dict[str, Cause], *, otherwise: dict[str, Any]
+    source: dict[str, Any], values: Sequence[str], cause: Cause, *, otherwise: dict[str, Any]
 ) -> dict[str, Any]:
-    if not causes:  # Envoy refuses an empty map; a bare "on_no_match" is a matcher too
+    if not values:  # Envoy refuses an empty map; a bare "on_no_match" is a matcher too
         return {"on_no_match": otherwise}
-    refusals = {value: {"action": _action(str(cause), "DENY")} for value, cause in causes.items()}
+    refused = {"action": _action(str(cause), "DENY")}
     return {
-        "matcher_tree": {"input": source, "exact_match_map": {"map": refusals}},
+        "matcher_tree": {
+            "input": source,
+            "exact_match_map": {"map": dict.fromkeys(values, refused)},
+        },
         "on_no_match": otherwise,
     }
 

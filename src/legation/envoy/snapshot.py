@@ -8,13 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 from legation.envoy import type_urls
-from legation.envoy.authorization import policy_filters
+from legation.envoy.authorization import filters
 from legation.envoy.clusters import app_cluster, upstream_cluster
-from legation.envoy.http_connections import POLICY_ALLOW, POLICY_DENY, REVOKED
-from legation.envoy.listeners import inbound_listener, network_filter_name, outbound_listener
+from legation.envoy.listeners import inbound_listener, outbound_listener
 from legation.envoy.revocation import (
     RevokedPeers,
-    rbac,
     revoked_peers,
     upstream_epoch,
     upstream_facts,
@@ -167,22 +165,16 @@ def _listeners(inputs: ProxyInputs) -> dict[str, Resource]:
 
 
 def _extensions(inputs: ProxyInputs, revoked: RevokedPeers) -> dict[str, Resource]:
-    if not inputs.spec.inbound:
-        return {}
+    # One set of filters serves all HTTP ports, and one all TCP ports.
+    kinds = {
+        Protocol.TCP if inbound.protocol is Protocol.TCP else Protocol.HTTP
+        for inbound in inputs.spec.inbound
+    }
+    policies = inputs.state.policies.values()
     target = str(inputs.spiffe_id)
-    tcp = {inbound.protocol is Protocol.TCP for inbound in inputs.spec.inbound}
-    filters: list[Resource] = []
-    for protocol in (Protocol.TCP if is_tcp else Protocol.HTTP for is_tcp in sorted(tcp)):
-        deny, allow = policy_filters(inputs.state.policies.values(), target, protocol)
-        configs = {REVOKED: rbac(revoked, protocol), POLICY_DENY: deny, POLICY_ALLOW: allow}
-        filters.extend(
-            {
-                "name": network_filter_name(name) if protocol is Protocol.TCP else name,
-                "typed_config": config,
-            }
-            for name, config in configs.items()
-        )
-    return _named(filters)
+    return _named(
+        item for kind in sorted(kinds) for item in filters(revoked, policies, target, kind)
+    )
 
 
 def _named(resources: Iterable[Resource]) -> dict[str, Resource]:

@@ -29,3 +29,4 @@ TCP_GRPC_ACCESS_LOG = _PREFIX + "envoy.extensions.access_loggers.grpc.v3.TcpGrpc
 RBAC_ACTION = _PREFIX + "envoy.config.rbac.v3.Action"
 FILTER_STATE_INPUT = _PREFIX + "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput"
 URI_SAN_INPUT = _PREFIX + "envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput"
+CEL_FILTER = _PREFIX + "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"

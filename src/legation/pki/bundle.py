@@ -23,6 +23,7 @@ from legation.pki.encoding import (
 )
 from legation.pki.jwk import KEY_TYPES, from_jwk, to_jwk
 from legation.pki.keys import PublicKey, algorithm_of
+from legation.pki.parts import UNREADABLE
 from legation.pki.spiffe_id import TrustDomain
 
 MAX_KEYS: Final = 256
@@ -138,7 +139,7 @@ def _read_authority(chain: Any, number: int) -> x509.Certificate:
     certificate = certificate_from_der(der)
     try:
         algorithm_of(certificate.public_key())
-    except ValueError:
+    except UNREADABLE:
         raise InvalidInput(f"keys[{number}].x5c of the SPIFFE bundle has a bad key") from None
     return certificate
 

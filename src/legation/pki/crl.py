@@ -7,12 +7,11 @@ issuer without that would silently hide each other in OpenSSL and Envoy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Final, Self, cast
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.causes import Cause, Failure
@@ -20,6 +19,7 @@ from legation.errors import Conflict, InvalidInput, LimitExceeded, VerificationE
 from legation.pki import der as der_encoding
 from legation.pki.issuance import Issuer, distribution_point
 from legation.pki.keys import SIGNATURE_ALGORITHMS, PublicKey, key_fingerprint, signature_hash
+from legation.pki.moments import whole_seconds
 from legation.pki.parts import UNREADABLE, first_line
 
 MAX_CRL_SIZE: Final = 64 * 1024 * 1024
@@ -79,8 +79,8 @@ def build_crl(
         # time, and 80,000 entries then take seconds instead of a tenth of one.
         builder = x509.CertificateRevocationListBuilder(
             issuer.certificate.subject,
-            _whole_seconds(this_update, "this_update"),
-            _whole_seconds(next_update, "next_update"),
+            whole_seconds(this_update, "this_update"),
+            whole_seconds(next_update, "next_update"),
             extensions,
             [_revoked(entry) for entry in entries],
         )
@@ -170,7 +170,7 @@ class RevocationList:
                 return False
             try:
                 valid = self._crl.is_signature_valid(cast("Any", public_key))
-            except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            except UNREADABLE:
                 valid = False
             if not valid:
                 return False
@@ -278,7 +278,7 @@ def _revoked(entry: RevokedEntry) -> x509.RevokedCertificate:
     builder = (
         x509.RevokedCertificateBuilder()
         .serial_number(entry.serial)
-        .revocation_date(_whole_seconds(entry.revoked_at, "revoked_at"))
+        .revocation_date(whole_seconds(entry.revoked_at, "revoked_at"))
     )
     # RFC 5280, section 5.3.1: absent rather than "unspecified".
     if entry.reason != "unspecified":
@@ -336,11 +336,14 @@ def _read_scope(point: x509.IssuingDistributionPoint) -> tuple[str, ...]:
         or point.relative_name
     ):
         raise InvalidInput(f"an indirect or partial {_WHAT} is not supported")
-    return tuple(
+    urls = tuple(
         name.value
         for name in point.full_name or ()
         if isinstance(name, x509.UniformResourceIdentifier)
     )
+    if point.full_name and not urls:
+        raise InvalidInput(f"a {_WHAT} that is published elsewhere than at a URL is not supported")
+    return urls
 
 
 def _published_at(certificate: x509.Certificate) -> frozenset[str]:
@@ -365,9 +368,3 @@ def _may_sign(issuer_certificate: x509.Certificate) -> bool:
     except x509.ExtensionNotFound:
         return True
     return usage.crl_sign
-
-
-def _whole_seconds(moment: datetime, name: str) -> datetime:
-    if moment.tzinfo is None:
-        raise InvalidInput(f"{name} needs a time zone")
-    return moment.astimezone(UTC).replace(microsecond=0)

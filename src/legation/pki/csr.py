@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from legation.errors import InvalidInput, LimitExceeded
 from legation.pki import der as der_encoding
 from legation.pki.keys import PrivateKey, PublicKey, algorithm_of, signature_hash
-from legation.pki.parts import first_line
+from legation.pki.parts import UNREADABLE, first_line
 from legation.pki.pem import decode_one
 from legation.pki.spiffe_id import SpiffeID
 
@@ -61,7 +61,7 @@ class CertificateRequest:
             public_key = request.public_key()
         except UnsupportedAlgorithm:
             raise InvalidInput(f"the {_WHAT} has a key of an unknown kind") from None
-        except (ValueError, x509.InvalidVersion) as error:
+        except UNREADABLE as error:
             raise InvalidInput(f"not a {_WHAT}: {first_line(error)}") from None
         algorithm_of(public_key)
         _check_possession(request)
@@ -125,10 +125,10 @@ def _check_possession(request: x509.CertificateSigningRequest) -> None:
 def _requested_names(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]:
     try:
         extensions = request.extensions
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise InvalidInput(f"the {_WHAT} has a bad extension: {first_line(error)}") from None
     except x509.UnsupportedGeneralNameType:
         raise InvalidInput(f"the {_WHAT} has a name of an unknown kind") from None
+    except UNREADABLE as error:
+        raise InvalidInput(f"the {_WHAT} has a bad extension: {first_line(error)}") from None
     names: list[x509.GeneralName] = []
     for extension in extensions:
         value = extension.value

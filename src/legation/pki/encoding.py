@@ -24,6 +24,7 @@ from legation.errors import InvalidInput, LimitExceeded
 from legation.pki import der as der_encoding
 from legation.pki import pem
 from legation.pki.keys import PrivateKey, PublicKey, algorithm_of, public_key_der
+from legation.pki.parts import UNREADABLE
 
 MAX_CERTIFICATE_SIZE: Final = 64 * 1024
 MAX_CERTIFICATES: Final = 256
@@ -44,9 +45,12 @@ def certificate_from_der(data: bytes) -> x509.Certificate:
         )
     der_encoding.require_exact(data, what="certificate")
     try:
-        return x509.load_der_x509_certificate(data)
-    except (ValueError, x509.InvalidVersion):
+        certificate = x509.load_der_x509_certificate(data)
+    except UNREADABLE:
         raise InvalidInput("not a certificate: its structure is not that of X.509") from None
+    if certificate.serial_number <= 0:  # RFC 5280, section 4.1.2.2
+        raise InvalidInput("not a certificate that can be used: its serial number is not positive")
+    return certificate
 
 
 def certificates_from_der(data: bytes) -> tuple[x509.Certificate, ...]:

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import Final, TypeAlias, cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
@@ -23,6 +22,7 @@ from legation.pki import der as der_encoding
 from legation.pki.crl import RevokedEntry
 from legation.pki.issuance import Issuer
 from legation.pki.keys import PrivateKey, PublicKey, key_bits, signature_hash, verify_with
+from legation.pki.moments import whole_seconds
 from legation.pki.parts import UNREADABLE, Parts, first_line
 from legation.pki.verification.path import is_signed_by
 
@@ -100,7 +100,7 @@ class StatusRequest:
             request = ocsp.load_der_ocsp_request(data)
             certificate_id = _certificate_id(request)
             nonce = _nonce(request.extensions)
-        except (UnsupportedAlgorithm, NotImplementedError, *UNREADABLE) as error:
+        except (NotImplementedError, *UNREADABLE) as error:
             raise InvalidInput(f"not an OCSP request: {first_line(error)}") from None
         if nonce is not None and not 1 <= len(nonce) <= MAX_NONCE_SIZE:
             raise LimitExceeded(f"an OCSP nonce has 1 to {MAX_NONCE_SIZE} bytes")
@@ -166,6 +166,10 @@ def build_response(
     wanted = request.certificate_id
     if not wanted.is_of(issuer.certificate):
         raise InvalidInput("the OCSP request is about another issuer's certificate")
+    begin = whole_seconds(this_update, "this_update")
+    end = whole_seconds(next_update, "next_update")
+    if end <= begin:
+        raise InvalidInput("an OCSP response must end after it begins")
     signer = responder or Responder(certificate=issuer.certificate, private_key=issuer.private_key)
     try:
         builder = ocsp.OCSPResponseBuilder().add_response_by_hash(
@@ -174,9 +178,9 @@ def build_response(
             wanted.serial,
             _SUPPORTED_HASHES[wanted.hash_name],
             _STATUS_WORDS[type(status)],
-            this_update,
-            next_update,
-            status.revoked_at if isinstance(status, RevokedEntry) else None,
+            begin,
+            end,
+            _revoked_at(status),
             _reason(status),
         )
         builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, signer.certificate)
@@ -222,7 +226,7 @@ def check_response(
     try:
         response = ocsp.load_der_ocsp_response(data)
         failures = _response_failures(response, request, issuer_certificate, at)
-    except (UnsupportedAlgorithm, NotImplementedError, *UNREADABLE) as error:
+    except (NotImplementedError, *UNREADABLE) as error:
         raise InvalidInput(f"not an OCSP response: {first_line(error)}") from None
     if failures:
         raise VerificationError(failures)
@@ -346,6 +350,12 @@ _STATUS_WORDS: Final = {
     RevokedEntry: ocsp.OCSPCertStatus.REVOKED,
     Unknown: ocsp.OCSPCertStatus.UNKNOWN,
 }
+
+
+def _revoked_at(status: Status) -> datetime | None:
+    if isinstance(status, RevokedEntry):
+        return whole_seconds(status.revoked_at, "revoked_at")
+    return None
 
 
 def _reason(status: Status) -> x509.ReasonFlags | None:

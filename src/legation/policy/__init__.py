@@ -12,12 +12,14 @@ from legation.policy.model import (
 )
 from legation.policy.paths import PathAction, PathVerdict, normalise_path
 from legation.policy.patterns import Form, PathPattern, SpiffeIDPattern
+from legation.policy.rbac import CompiledRBAC, compile_rbac, decision_from_metadata
 from legation.policy.reading import InvalidPolicy, PolicyTooLarge
 
 __all__ = [
     "DEFAULT_DENY",
     "Action",
     "AuthorizationPolicy",
+    "CompiledRBAC",
     "Decision",
     "Form",
     "InvalidPolicy",
@@ -32,5 +34,7 @@ __all__ = [
     "Rule",
     "Source",
     "SpiffeIDPattern",
+    "compile_rbac",
+    "decision_from_metadata",
     "normalise_path",
 ]

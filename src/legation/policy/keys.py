@@ -7,6 +7,7 @@ policy and the rule: ``orders-readers`` when there is one rule, else ``orders-re
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from legation.errors import InvalidInput
 from legation.policy.model import AuthorizationPolicy, Rule
@@ -34,7 +35,7 @@ def in_order(policies: Iterable[AuthorizationPolicy]) -> list[AuthorizationPolic
         InvalidInput: two have the same name; one of them would be lost without a word.
     """
     found = sorted(policies, key=lambda policy: policy.name)
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         if one.name == other.name:
             raise InvalidInput(f"two policies are named {one.name}")
     return found

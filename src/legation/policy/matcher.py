@@ -9,7 +9,7 @@ The verdict and the name of the deciding policy are the same as Envoy's with the
 
 from collections.abc import Iterable, Sequence
 
-from legation.policy.compiled import CompiledRule
+from legation.policy.compiled import CompiledRule, OperationTest
 from legation.policy.decision import NO_POLICY_MATCHES, Decision, Request, Verdict, decision
 from legation.policy.keys import in_order
 from legation.policy.model import Action, AuthorizationPolicy, Mode
@@ -21,6 +21,7 @@ _MAX_TARGETS = 256
 _MAX_CALLERS = 4096
 
 _Ranked = tuple[int, CompiledRule]
+_Tests = tuple[tuple[OperationTest, CompiledRule], ...]
 
 
 class PolicyMatcher:
@@ -116,29 +117,34 @@ def _rank(ranked: _Ranked) -> int:
 class _Candidates:
     """The rules that one caller matches at one target, in the order of evaluation."""
 
-    __slots__ = ("_allow", "_deny", "_in_shadow", "_shadow", "_shadow_deny")
+    __slots__ = ("_allow", "_deny", "_shadow", "_shadow_deny")
 
     def __init__(self, rules: Sequence[CompiledRule]) -> None:
-        def only(mode: Mode, action: Action) -> tuple[CompiledRule, ...]:
-            return tuple(rule for rule in rules if rule.mode is mode and rule.action is action)
+        def only(mode: Mode, action: Action) -> _Tests:
+            # One flat list of tests: a loop inside a loop costs a third of the throughput.
+            return tuple(
+                (test, rule)
+                for rule in rules
+                if rule.mode is mode and rule.action is action
+                for test in rule.tests
+            )
 
         self._deny = only(Mode.ENFORCE, Action.DENY)
         self._allow = only(Mode.ENFORCE, Action.ALLOW)
         self._shadow_deny = only(Mode.SHADOW, Action.DENY)
         self._shadow = self._shadow_deny + only(Mode.SHADOW, Action.ALLOW)
-        self._in_shadow = bool(self._shadow)
 
     def decide(self, method: str | None, path: str | None, port: int) -> Decision:
-        for rule in self._deny:
-            if rule.matches_operation(method, path, port):
+        for test, rule in self._deny:
+            if test(method, path, port):
                 return rule.decision
-        for rule in self._allow:
-            if rule.matches_operation(method, path, port):
-                if self._in_shadow:
-                    changing = _first(self._shadow_deny, method, path, port)
-                    return decision(rule.verdict, changing or rule.verdict)
-                return rule.decision
-        if self._in_shadow:
+        for test, rule in self._allow:
+            if test(method, path, port):
+                if not self._shadow_deny:
+                    return rule.decision
+                changing = _first(self._shadow_deny, method, path, port)
+                return decision(rule.verdict, changing or rule.verdict)
+        if self._shadow:
             changing = _first(self._shadow, method, path, port)
             if changing is not None and changing.allowed:
                 return decision(NO_POLICY_MATCHES, changing)
@@ -148,10 +154,5 @@ class _Candidates:
 _DENIED_BY_DEFAULT = decision(NO_POLICY_MATCHES, NO_POLICY_MATCHES)
 
 
-def _first(
-    rules: Sequence[CompiledRule], method: str | None, path: str | None, port: int
-) -> Verdict | None:
-    for rule in rules:
-        if rule.matches_operation(method, path, port):
-            return rule.verdict
-    return None
+def _first(tests: _Tests, method: str | None, path: str | None, port: int) -> Verdict | None:
+    return next((rule.verdict for test, rule in tests if test(method, path, port)), None)

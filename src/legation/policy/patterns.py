@@ -124,7 +124,7 @@ def _compiled(text: str, segments: list[str]) -> tuple[Form, str]:
     # Only dots need escaping: a checked segment has no other character with a meaning.
     parts = [SCHEME + text[len(SCHEME) :].partition("/")[0].replace(".", r"\.")]
     parts += [f"[{_SEGMENT_CHARACTERS}]+" if s == "*" else s.replace(".", r"\.") for s in inner]
-    parts.append(f"[{_SEGMENT_CHARACTERS}/]+" if last == "*" else last.replace(".", r"\."))
+    parts.append(f"[/{_SEGMENT_CHARACTERS}]+" if last == "*" else last.replace(".", r"\."))
     return Form.REGEX, "/".join(parts)
 
 

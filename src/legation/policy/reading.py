@@ -149,20 +149,17 @@ def text_at(value: object, path: str) -> str:
     return value
 
 
+_KINDS: tuple[tuple[type, str], ...] = (
+    (dict, "a mapping"),
+    (list, "a list"),
+    (str, "text"),
+    (bool, "true or false"),  # before int: in Python, True is a number
+    (int, "a number"),
+    (float, "a number"),
+    (type(None), "nothing"),
+)
+
+
 def _kind(value: object) -> str:
     """Name a type in the words of YAML and JSON."""
-    match value:
-        case Mapping():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
-        case str():
-            return "text"
-        case bool():
-            return "true or false"
-        case int() | float():
-            return "a number"
-        case None:
-            return "nothing"
-        case _:
-            return type(value).__name__
+    return next((name for kind, name in _KINDS if isinstance(value, kind)), "this")

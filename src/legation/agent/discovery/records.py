@@ -24,6 +24,8 @@ from legation.errors import InvalidInput
 _MAX_RAW = 300
 _MAX_PEER = 2048
 _RBAC_REFUSAL = "rbac_access_denied_matched_policy"
+# A connection that broke, or that we have cut, fails in the operating system, not in TLS.
+_BROKEN = "system library"
 # What Envoy closes a connection with that no filter chain wants: plaintext at a TLS port.
 _NO_CHAIN = "filter_chain_not_found"
 
@@ -86,6 +88,8 @@ def _refused(common: Any) -> Refused | None:
     peer, serial = _tag(tags, TAG_URI), _tag(tags, TAG_SERIAL)
     termination = _tag(tags, TAG_TERMINATION)
     raw = common.downstream_transport_failure_reason or common.upstream_transport_failure_reason
+    if raw and _BROKEN in raw:
+        return None
     if raw:
         cause = cause_of(raw)
     elif _tag(tags, TAG_CAUSE):

@@ -11,18 +11,17 @@ filters into its chains.
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from types import MappingProxyType
 from typing import Any
 
-from legation.agent.discovery.identity import find_identity, pem_of
+from legation.agent.discovery.identity import pem_of
 from legation.agent.discovery.messages import RawMessage
 from legation.agent.discovery.session import Request, Session
 from legation.agent.discovery.surroundings import Surroundings
-from legation.agent.model import AttestedCaller, PointState, WorkloadIdentity
+from legation.agent.model import AttestedCaller, PointState
 from legation.envoy import type_urls
 from legation.envoy.revocation import RevokedPeers
 from legation.envoy.secrets import identity_secret, trust_secret, usable_lists

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from envoy.service.accesslog.v3 import als_pb2
@@ -24,7 +24,6 @@ from legation.agent.discovery.secrets import SecretClient
 from legation.agent.discovery.session import Request
 from legation.agent.local_server import attest_peer
 from legation.agent.model import (
-    AttestedCaller,
     Attestor,
     Identities,
     PointBoard,
@@ -33,7 +32,7 @@ from legation.agent.model import (
 from legation.causes import Cause
 from legation.clock import Clock
 from legation.envoy.spec import METADATA_KEY, ProxySpec
-from legation.errors import InvalidInput, LegationError
+from legation.errors import InvalidInput
 
 MAX_PROXIES = 256
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
@@ -52,11 +53,13 @@ def build_application(services: Services, *, clock: Clock) -> ASGIApp:
                 for path, methods in by_path.items()
             ),
         ],
+        # Inside Starlette's own last resort, which would answer in plain text.
+        middleware=[Middleware(_Guarded)],
         exception_handlers={HTTPException: _on_http_exception},
     )
     # One resource has one path; a redirect would only carry a mistake along.
     application.router.redirect_slashes = False
-    return _Guarded(application)
+    return application
 
 
 class _Endpoints:
@@ -115,8 +118,8 @@ class _Endpoints:
 class _Guarded:
     """Adds the headers of every answer, and answers what nothing inside has caught."""
 
-    def __init__(self, application: ASGIApp) -> None:
-        self._application = application
+    def __init__(self, app: ASGIApp) -> None:
+        self._application = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False

@@ -1,6 +1,7 @@
 """Reading a request: its parameters and its body, bounded, with one line per mistake."""
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,8 @@ def read_parameters(model: type[ModelT], request: Request) -> ModelT:
         if name in request.path_params:
             raise InvalidInput(f"query parameter {_shown(name)} is unknown")
         values[name] = value
-    return validate(model, {**values, **request.path_params}, where="parameter")
+    with _as_invalid(model, "parameter"):
+        return model.model_validate({**values, **request.path_params})
 
 
 def refuse_parameters(request: Request) -> None:
@@ -66,7 +68,10 @@ async def read_body(model: type[ModelT], request: Request) -> ModelT:
             data = await _read_bounded(request)
     except TimeoutError:
         raise HTTPException(408, "the body did not come in time") from None
-    return validate(model, parse_body(data), where="body")
+    parse_body(data)
+    with _as_invalid(model, "body"):
+        # Strict: 0 is not false and "1" is not 1, as the schema in the OpenAPI document says.
+        return model.model_validate_json(data, strict=True)
 
 
 def parse_body(data: bytes) -> object:
@@ -110,16 +115,15 @@ async def _read_bounded(request: Request) -> bytes:
     return bytes(body)
 
 
-def validate(model: type[ModelT], value: object, *, where: str) -> ModelT:
-    """Check a value against a model.
-
-    Raises:
-        InvalidInput: it does not fit; the message lists the first five mistakes.
-    """
+@contextlib.contextmanager
+def _as_invalid(model: type[BaseModel], where: str) -> Iterator[None]:
+    """Turn what pydantic finds into one error that lists the first five mistakes."""
     try:
-        return model.model_validate(value)
+        yield
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
+    else:
+        return
     lines = [_line(model, detail, where) for detail in details[:_SHOWN_ERRORS]]
     if len(details) > _SHOWN_ERRORS:
         lines.append(f"and {len(details) - _SHOWN_ERRORS} more")

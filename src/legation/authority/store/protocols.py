@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from legation.authority.model import RevocationOutcome
 from legation.authority.store.records import (
     AuditDraft,
     AuditEntry,
@@ -28,7 +29,6 @@ from legation.authority.store.records import (
     StoredCRL,
     WrappedKey,
 )
-from legation.authority.model import RevocationOutcome
 from legation.wire.feed.events import FeedEvent, SignedEvent
 
 Sign = Callable[[FeedEvent], SignedEvent]
@@ -141,7 +141,9 @@ class EnrolmentStore(Protocol):
         """Return the token whose secret has this SHA-256, and that digest as stored."""
         ...
 
-    async def enrol(self, agent: EnrolledAgent, certificate: Issuance, *, at: datetime) -> None:
+    async def enrol(
+        self, agent: EnrolledAgent, certificate: Issuance, *, at: datetime, audit: AuditDraft
+    ) -> None:
         """Use the token, record the agent and its certificate.
 
         Raises:

@@ -81,6 +81,9 @@ class TwinSigner:
         return self._seal(twin)
 
     def _build(self, contents: Contents) -> x509.Certificate:
+        # The builder's constructor, unlike its methods, takes any number.
+        if not 0 < contents.serial < 1 << 159:  # RFC 5280, section 4.1.2.2
+            raise InvalidInput("a serial number is positive and has at most 20 octets")
         try:
             return x509.CertificateBuilder(
                 contents.issuer,

@@ -1,12 +1,13 @@
 """What goes into an issuance, and what comes out."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from cryptography import x509
 
 from legation.errors import InvalidInput
+from legation.pki.moments import whole_seconds
 from legation.pki.spiffe_id import SpiffeID
 
 
@@ -40,8 +41,8 @@ class Validity:
     not_after: datetime
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "not_before", _whole_seconds(self.not_before, "not_before"))
-        object.__setattr__(self, "not_after", _whole_seconds(self.not_after, "not_after"))
+        object.__setattr__(self, "not_before", whole_seconds(self.not_before, "not_before"))
+        object.__setattr__(self, "not_after", whole_seconds(self.not_after, "not_after"))
         if self.not_after <= self.not_before:
             raise InvalidInput("a certificate must end after it begins")
 
@@ -53,10 +54,3 @@ class IssuedCertificate:
     der: bytes = field(repr=False)
     certificate: x509.Certificate
     serial: int
-
-
-def _whole_seconds(moment: datetime, name: str) -> datetime:
-    if moment.tzinfo is None:
-        raise InvalidInput(f"{name} needs a time zone")
-    # RFC 5280, section 4.1.2.5: certificates have no fractions of a second.
-    return moment.astimezone(UTC).replace(microsecond=0)

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from legation.causes import Cause, Failure
@@ -114,7 +113,7 @@ def certificate_failures(parts: Parts, subject: str, at: datetime) -> list[Failu
         algorithm_of(certificate.public_key())
     except InvalidInput as error:
         failures.append(failure(Cause.WEAK_KEY, error.message, subject))
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         failures.append(failure(Cause.WEAK_KEY, "its key is of an unknown kind", subject))
     # Nobody relies on the signature of an authority: it is trusted for being in the bundle.
     if subject != AUTHORITY and certificate.signature_algorithm_oid not in SIGNATURE_ALGORITHMS:

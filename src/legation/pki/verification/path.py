@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 
 from legation.pki.parts import UNREADABLE
 
@@ -86,7 +86,7 @@ def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     """Tell whether `issuer`'s key signed `certificate`, and its name is the issuer's."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, UnsupportedAlgorithm, *UNREADABLE):
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True
 

@@ -123,9 +123,9 @@ class Revocation:
         with _as_invalid("revocation"):
             return cls(
                 serial=int(value["serial"], 16),
-                spiffe_id=str(value["spiffe_id"]),
-                issuer=str(value["issuer"]),
-                reason=str(value["reason"]),
+                spiffe_id=_text(value["spiffe_id"]),
+                issuer=_text(value["issuer"]),
+                reason=_text(value["reason"]),
                 revoked_at=from_rfc3339(value["revoked_at"]),
                 expires_at=from_rfc3339(value["expires_at"]),
             )
@@ -157,7 +157,7 @@ class Ban:
         with _as_invalid("ban"):
             return cls(
                 spiffe_id=str(SpiffeID.parse(value["spiffe_id"])),
-                reason=str(value["reason"]),
+                reason=_text(value["reason"]),
                 since=from_rfc3339(value["since"]),
             )
 
@@ -206,14 +206,26 @@ class PublishedCRL:
         with _as_invalid("CRL"):
             der = value["der"]
             return cls(
-                issuer=str(value["issuer"]),
-                shard=int(value["shard"]),
-                number=int(value["number"]),
+                issuer=_text(value["issuer"]),
+                shard=_whole(value["shard"]),
+                number=_whole(value["number"]),
                 this_update=from_rfc3339(value["this_update"]),
                 next_update=from_rfc3339(value["next_update"]),
-                url=str(value["url"]),
+                url=_text(value["url"]),
                 der=None if der is None else base64.b64decode(der, validate=True),
             )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
 
 
 class _as_invalid:  # noqa: N801 - reads as a statement

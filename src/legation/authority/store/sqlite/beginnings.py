@@ -63,7 +63,7 @@ def identity(connection: sqlite3.Connection) -> AuthorityIdentity:
     if trust_domain is None:
         raise NotFound(
             "no authority was initialised in this data directory",
-            remedy="run `legation authority init` first",
+            remedy="run `legation server init` first",
         )
     return AuthorityIdentity(
         trust_domain=TrustDomain(trust_domain),

@@ -136,7 +136,7 @@ class GroupCommit:
             self._connection.execute("BEGIN IMMEDIATE")
             outcomes = [self._run_unit(transaction, unit) for unit, _ in batch]
             self._connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - no caller may be left waiting
+        except Exception as error:
             self._roll_back()
             return [(False, _translated(error))] * len(batch), []
         return outcomes, transaction.events
@@ -147,7 +147,7 @@ class GroupCommit:
         execute("SAVEPOINT unit")
         try:
             result = unit(transaction)
-        except Exception as error:  # noqa: BLE001 - belongs to the unit's caller alone
+        except Exception as error:
             if not self._connection.in_transaction:
                 raise  # SQLite gave up the whole transaction, as it does when the disk is full
             del transaction.events[known:]

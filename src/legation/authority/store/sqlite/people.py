@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
-from legation.authority.join_token import NEW_TOKEN, token_refusal
+from legation.authority.join_token import ASK_AGAIN, token_refusal
 from legation.authority.model import JoinToken, Operator, Role
 from legation.authority.store.records import AuditDraft, EnrolledAgent, Issuance
 from legation.authority.store.sqlite.certificates import insert_certificate, is_banned
@@ -19,7 +19,7 @@ from legation.causes import Cause
 from legation.errors import Conflict, NotAuthenticated, NotFound, NotPermitted
 from legation.pki.spiffe_id import SpiffeID
 
-_TOKEN = "id, agent, created_at_ms, expires_at_ms, created_by, used_at_ms"
+_COLUMNS = "id, agent, created_at_ms, expires_at_ms, created_by, used_at_ms"
 
 
 def create_token(
@@ -27,7 +27,7 @@ def create_token(
 ) -> None:
     """Record a join token by the digest of its secret."""
     connection.execute(
-        f"INSERT INTO join_tokens (digest, {_TOKEN}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO join_tokens (digest, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         (
             digest,
             token.id,
@@ -53,7 +53,7 @@ def delete_token(connection: sqlite3.Connection, token_id: str, *, audit: AuditD
 def tokens(connection: sqlite3.Connection) -> Sequence[JoinToken]:
     """Return every join token, the newest first."""
     rows = connection.execute(
-        f"SELECT {_TOKEN} FROM join_tokens ORDER BY rowid DESC"  # noqa: S608 - constants only
+        f"SELECT {_COLUMNS} FROM join_tokens ORDER BY rowid DESC"  # noqa: S608 - constants only
     )
     return [_token(row) for row in rows]
 
@@ -61,7 +61,7 @@ def tokens(connection: sqlite3.Connection) -> Sequence[JoinToken]:
 def find_token(connection: sqlite3.Connection, digest: bytes) -> tuple[JoinToken, bytes] | None:
     """Return a join token by the digest of its secret."""
     row = connection.execute(
-        f"SELECT {_TOKEN}, digest FROM join_tokens WHERE digest = ?",  # noqa: S608 - constants only
+        f"SELECT {_COLUMNS}, digest FROM join_tokens WHERE digest = ?",  # noqa: S608 - constants only
         (digest,),
     ).fetchone()
     return None if row is None else (_token(row[:-1]), row[-1])
@@ -80,7 +80,12 @@ def _token(row: tuple[str, str, int, int, str, int | None]) -> JoinToken:
 
 
 def enrol(
-    connection: sqlite3.Connection, agent: EnrolledAgent, certificate: Issuance, *, at: datetime
+    connection: sqlite3.Connection,
+    agent: EnrolledAgent,
+    certificate: Issuance,
+    *,
+    at: datetime,
+    audit: AuditDraft,
 ) -> None:
     """Use a join token: the agent, its certificate and the token's end, together."""
     name = str(agent.spiffe_id)
@@ -99,18 +104,19 @@ def enrol(
         " token_id = excluded.token_id",
         (name, to_ms(agent.enrolled_at), agent.token_id),
     )
+    append_audit(connection, audit)
     insert_certificate(connection, certificate)
 
 
 def _refused_token(connection: sqlite3.Connection, token_id: str, at: datetime) -> NotAuthenticated:
     row = connection.execute(
-        f"SELECT {_TOKEN} FROM join_tokens WHERE id = ?",  # noqa: S608 - constants only
+        f"SELECT {_COLUMNS} FROM join_tokens WHERE id = ?",  # noqa: S608 - constants only
         (token_id,),
     ).fetchone()
     if row is None:
-        return NotAuthenticated("the join token was withdrawn", remedy=NEW_TOKEN)
+        return NotAuthenticated("the join token was withdrawn", remedy=ASK_AGAIN)
     return token_refusal(_token(row), at) or NotAuthenticated(
-        "the join token is for another agent", remedy=NEW_TOKEN
+        "the join token is for another agent", remedy=ASK_AGAIN
     )
 
 

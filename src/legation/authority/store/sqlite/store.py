@@ -186,8 +186,10 @@ class SQLiteStore:
     async def find_token(self, digest: bytes) -> tuple[JoinToken, bytes] | None:
         return await self._read(people.find_token, digest)
 
-    async def enrol(self, agent: EnrolledAgent, certificate: Issuance, *, at: datetime) -> None:
-        await self._write(people.enrol, agent, certificate, at=at)
+    async def enrol(
+        self, agent: EnrolledAgent, certificate: Issuance, *, at: datetime, audit: AuditDraft
+    ) -> None:
+        await self._write(people.enrol, agent, certificate, at=at, audit=audit)
 
     async def agents(self) -> Sequence[EnrolledAgent]:
         return await self._read(people.agents)

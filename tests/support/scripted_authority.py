@@ -1,4 +1,9 @@
-"""An authority for the agent's tests: real certificates, real TLS, real signatures, no store."""
+"""An authority that does what a test says, wrong things included.
+
+Its certificates, TLS and signatures are real. What the real authority never does (forge an
+event, leave one out, fall silent, be someone else, lie about the time) is done here; what
+it does do is tested against itself, see `tests.support.running_authority`.
+"""
 
 import asyncio
 import contextlib
@@ -37,7 +42,7 @@ AGENT_ID = SpiffeID(TRUST_DOMAIN, "/legation/agent/one")
 S = "/legation.agent.v1.AgentService"
 
 
-class StubAuthority:
+class ScriptedAuthority:
     """Root, issuer, feed, and the AgentService over mutual TLS on 127.0.0.1."""
 
     def __init__(self, *, lifetime_s=3600):

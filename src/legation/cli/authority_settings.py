@@ -1,0 +1,111 @@
+"""From the authority's configuration to what the authority is told."""
+
+import ipaddress
+import socket
+from datetime import timedelta
+from pathlib import Path
+
+from legation.authority.keystore import (
+    KeyEncryptionKey,
+    Passphrase,
+    RawKey,
+    create_key_file,
+    read_key_file,
+)
+from legation.authority.settings import AuthoritySettings
+from legation.config import ServerConfig, key_protection
+from legation.config.secret_files import Protection
+from legation.pki import KeyAlgorithm
+
+KEY_FILE = "key-encryption-key"
+OPERATOR_FOLDER = "operator"
+
+
+def settings_of(config: ServerConfig) -> AuthoritySettings:
+    """Translate the configuration.
+
+    Raises:
+        InvalidInput: a value is outside what the authority accepts.
+    """
+    addresses, names = _sorted_names(config.names)
+    lifetimes = config.certificates
+    return AuthoritySettings(
+        trust_domain=config.trust_domain,
+        data_dir=config.data_dir,
+        dns_names=names,
+        ip_addresses=addresses,
+        agents_host=config.listen.agents.host,
+        agents_port=config.listen.agents.port,
+        status_url=config.status_base_url(),
+        workload_lifetime_s=_seconds(lifetimes.default_lifetime),
+        agent_lifetime_s=_seconds(lifetimes.agent_lifetime),
+        operator_lifetime_s=_seconds(lifetimes.operator_lifetime),
+        crl_validity_s=_seconds(config.crl.validity),
+        crl_refresh_s=_seconds(config.crl.refresh),
+        crl_shards=config.crl.shards,
+        root_algorithm=KeyAlgorithm(lifetimes.root_key),
+        issuer_algorithm=KeyAlgorithm(lifetimes.issuer_key),
+        root_lifetime_s=_seconds(lifetimes.root_lifetime),
+        issuer_lifetime_s=_seconds(lifetimes.issuer_lifetime),
+    )
+
+
+def with_status_port(config: ServerConfig) -> ServerConfig:
+    """Replace port 0 of the status listener: certificates name it before it listens."""
+    listener = config.listen.status
+    if listener.port or config.status_url:
+        return config
+    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((listener.host, 0))
+        chosen = type(listener)(listener.host, probe.getsockname()[1])
+    listen = config.listen.model_copy(update={"status": chosen})
+    return config.model_copy(update={"listen": listen})
+
+
+def key_file(config: ServerConfig) -> Path | None:
+    """Return the key-encryption key's file, or None when the key comes from elsewhere."""
+    if config.keys.kek_file is not None:
+        return config.keys.kek_file
+    if config.keys.model_dump(exclude_none=True):
+        return None
+    return config.data_dir / KEY_FILE
+
+
+def encryption_key(config: ServerConfig, *, create: bool = False) -> KeyEncryptionKey:
+    """Return what opens the authority's private keys.
+
+    Args:
+        config: says where it is.
+        create: make the file when it is a file and there is none.
+
+    Raises:
+        NotFound: it is not there.
+        InvalidInput: it cannot be used.
+    """
+    path = key_file(config)
+    if path is not None:
+        if create and not path.exists():
+            return create_key_file(path)
+        return read_key_file(path)
+    protection = key_protection(config.keys)
+    assert protection is not None  # noqa: S101 - `key_file` is None only when one is named
+    if protection.kind is Protection.PASSPHRASE:
+        return Passphrase(protection.secret)
+    return RawKey(protection.secret)
+
+
+def _sorted_names(
+    names: tuple[str, ...],
+) -> tuple[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...], tuple[str, ...]]:
+    addresses, dns_names = [], []
+    for name in names:
+        try:
+            addresses.append(ipaddress.ip_address(name))
+        except ValueError:
+            dns_names.append(name)
+    return tuple(addresses), tuple(dns_names)
+
+
+def _seconds(duration: timedelta) -> int:
+    return int(duration.total_seconds())

@@ -1,0 +1,122 @@
+"""``legation server``: the authority."""
+
+from pathlib import Path
+
+import click
+
+from legation.cli.arguments import DURATION
+from legation.cli.configured import Flags, config_options
+from legation.cli.lazy import Group
+from legation.cli.output import output_option
+
+_FLAGS = {
+    "--trust-domain": ("trust_domain", "The trust domain that it certifies."),
+    "--data-dir": ("data_dir", "Directory of the store."),
+    "--listen": ("listen.api", "HOST:PORT for operators and enrolment (HTTPS)."),
+    "--listen-agents": ("listen.agents", "HOST:PORT for agents (gRPC)."),
+    "--listen-status": ("listen.status", "HOST:PORT for CRLs and health (HTTP)."),
+    "--status-url": ("status_url", "Base URL of the status port as others reach it."),
+}
+_operator_folder = click.option(
+    "--to",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where to put operator.pem and bundle.pem; `operator` in the data directory if absent.",
+)
+_operator_lifetime = click.option("--lifetime", type=DURATION, help="Of the certificate.")
+
+
+@click.group(
+    cls=Group,
+    epilog="""
+    Examples:
+      legation server init --trust-domain example.org
+      legation server run --trust-domain example.org
+      legation server run --config /etc/legation/server.toml
+    """,
+)
+def server() -> None:
+    """Set up and run the authority."""
+
+
+@server.command(
+    epilog="""
+    Examples:
+      legation server init --trust-domain example.org
+      legation server init --config /etc/legation/server.toml --operator alice
+
+    Unless the configuration names another, a key-encryption key is made in the data
+    directory. Keep a copy of it elsewhere: without it the authority's keys stay shut.
+    """
+)
+@config_options(_FLAGS)
+@click.option("--operator", default="admin", show_default=True, help="Name of the first operator.")
+@_operator_folder
+@_operator_lifetime
+@output_option
+def init(
+    *,
+    config_file: Path | None,
+    flags: Flags,
+    operator: str,
+    folder: Path | None,
+    lifetime: int | None,
+    output: str,
+) -> None:
+    """Make a new authority: keys, root, issuer, and the first operator."""
+    from legation.cli.server_setup import FirstCredential, initialise, tell
+
+    credential = FirstCredential(name=operator, folder=folder, lifetime_s=lifetime)
+    tell(initialise(config_file, flags, credential), config_file, output=output)
+
+
+@server.command(
+    epilog="""
+    Examples:
+      legation server run --trust-domain example.org
+      legation server run --config /etc/legation/server.toml --log-format json
+
+    SIGHUP takes a changed log level over; SIGTERM ends the authority gracefully, which
+    agents and workloads survive.
+    """
+)
+@config_options(_FLAGS)
+def run(*, config_file: Path | None, flags: Flags) -> None:
+    """Run the authority in the foreground."""
+    from legation.cli.run_server import run_server
+
+    run_server(config_file, flags)
+
+
+@server.command(
+    "operator-certificate",
+    epilog="""
+    Examples:
+      systemctl stop legation-server
+      legation server operator-certificate --config /etc/legation/server.toml \\
+          --operator rescue --to /root/rescue
+      systemctl start legation-server
+    """,
+)
+@config_options(_FLAGS)
+@click.option("--operator", default="admin", show_default=True, help="Whom to make an admin.")
+@_operator_folder
+@_operator_lifetime
+def operator_certificate(
+    *,
+    config_file: Path | None,
+    flags: Flags,
+    operator: str,
+    folder: Path | None,
+    lifetime: int | None,
+) -> None:
+    """Make an admin when nobody can administer any more (break glass).
+
+    Works on the store itself, so the authority must be stopped, and whoever runs this
+    can read its keys anyway. It stands in the audit log.
+    """
+    from legation.cli.server_setup import FirstCredential, certify_offline
+
+    credential = FirstCredential(name=operator, folder=folder, lifetime_s=lifetime)
+    certify_offline(config_file, flags, credential)

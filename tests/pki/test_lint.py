@@ -1,0 +1,196 @@
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
+
+from legation.pki import (
+    LINTS,
+    OCSP,
+    ROOT,
+    WORKLOAD,
+    Severity,
+    lint,
+    lint_certificate,
+    only_trust_domain,
+)
+from legation.pki.lint import PROFILE_LINTS
+from legation.pki.spiffe_id import TrustDomain
+from tests.support.pki import BOTH_USAGES, CA, DAY, LEAF, NOW, key_usage, make
+
+EXAMPLE = TrustDomain("example.org")
+URI = x509.UniformResourceIdentifier
+ANY_USAGE = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
+
+
+def rules(certificate, profile=None):
+    findings = lint_certificate(certificate) if profile is None else lint(certificate, profile)
+    assert all(str(finding).startswith(f"{finding.rule}: ") for finding in findings)
+    return [finding.rule for finding in findings]
+
+
+def test_good_certificates_break_no_rule(good):
+    """Root, issuer and leaf of the example break no rule, with and without their profile."""
+    for made in (good.root, good.issuer, good.leaf):
+        assert rules(made.certificate) == []
+    assert rules(good.leaf.certificate, WORKLOAD) == []
+    assert rules(good.root.certificate, ROOT) == []
+
+
+def raw(oid, value=b"\x05\x00", critical=True):
+    return (x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), critical)
+
+
+def access(url):
+    description = x509.AccessDescription(AuthorityInformationAccessOID.OCSP, URI(url))
+    return x509.AuthorityInformationAccess([description])
+
+
+BROKEN = {
+    "serial_entropy": (LEAF, {"serial": 1}),
+    "signature_algorithm": (LEAF, {"digest": hashes.SHA224()}),
+    "issuer_name": (LEAF, {"by": None, "uris": ("https://x.test/",), "extended": None}),
+    "subject_present": (CA, {}),
+    "public_key": (LEAF, {"key": ec.generate_private_key(ec.SECP224R1())}),
+    "unknown_critical_extension": (LEAF, {"extra": (raw("1.2.3.4"),)}),
+    "criticality": (LEAF, {"extra": ((access("http://ocsp.test/"), True),)}),
+    "authority_key_identifier": (LEAF, {"identifiers": False}),
+    "ca_subject_key_identifier": (CA, {"subject": "x", "identifiers": False}),
+    "leaf_subject_key_identifier": (LEAF, {"identifiers": False}),
+    "ca_key_usage": (CA, {"subject": "x", "usage": key_usage("crl_sign")}),
+    "leaf_key_usage": (LEAF, {"usage": key_usage("digital_signature", "key_cert_sign")}),
+    "name_constraints": (LEAF, {"names": only_trust_domain(EXAMPLE)}),
+    "any_extended_key_usage": (
+        LEAF,
+        {"extended": None, "extra": ((x509.ExtendedKeyUsage([*BOTH_USAGES, ANY_USAGE]), True),)},
+    ),
+    "ocsp_no_check": (LEAF, {"extra": ((x509.OCSPNoCheck(), False),)}),
+    "alternative_name_empty": (
+        CA,
+        {"subject": "x", "extra": ((x509.SubjectAlternativeName([]), False),)},
+    ),
+    "dns_name": (LEAF, {"dns_names": ("-bad.test",)}),
+    "uri": (LEAF, {"uris": ("no-scheme",)}),
+    "svid_one_uri": (LEAF, {"uris": ("spiffe://example.org/a", "spiffe://example.org/b")}),
+    "svid_spiffe_id": (LEAF, {"uris": ("spiffe://example.org/a/",)}),
+    "svid_key_usage": (LEAF, {"usage": key_usage("digital_signature", "crl_sign")}),
+    "svid_extended_key_usage": (LEAF, {"extended": (ExtendedKeyUsageOID.SERVER_AUTH,)}),
+    "ca_spiffe_id": (CA, {"subject": "x", "uris": ("spiffe://example.org/ca",)}),
+    "crl_distribution_points": (LEAF, {"crl_urls": ("ldap://crl.test/",)}),
+    "authority_information_access": (LEAF, {"extra": ((access("ldap://x.test/"), False),)}),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_each_rule_finds_what_breaks_it(good, rule):
+    """A certificate that breaks one rule is found by that rule."""
+    spec, changes = BROKEN[rule]
+    by = good.issuer if "by" not in changes else None
+    broken = make(spec, by, **{name: value for name, value in changes.items() if name != "by"})
+    assert rule in rules(broken.certificate)
+
+
+SELDOM = {
+    "ca_key_usage": (CA, {"subject": "x", "usage": None, "extra": ((CA.usage, False),)}),
+    "ca_basic_constraints": (
+        CA,
+        {"subject": "x", "ca": None, "extra": ((x509.BasicConstraints(True, None), False),)},
+    ),
+    "name_constraints": (
+        CA,
+        {"subject": "x", "extra": ((only_trust_domain(EXAMPLE), False),)},
+    ),
+    "svid_key_usage": (LEAF, {"usage": None}),
+    "svid_spiffe_id": (LEAF, {"uris": ("spiffe://example.org",)}),
+    "dns_name": (LEAF, {"dns_names": ("a" * 63 + "." + ("b" * 63 + ".") * 3 + "c",)}),
+}
+
+
+@pytest.mark.parametrize("rule", SELDOM)
+def test_rules_with_two_sides_find_both(good, rule):
+    """Rules that ask for two things find the second missing as well as the first."""
+    spec, changes = SELDOM[rule]
+    assert rule in rules(make(spec, good.issuer, **changes).certificate)
+
+
+def test_rules_about_what_builders_cannot_write(good):
+    """A version that is not 3, a serial number of 21 octets and reversed times are found."""
+    der = good.leaf.certificate.public_bytes(Encoding.DER)
+    version = b"\xa0\x03\x02\x01\x02"
+    old = x509.load_der_x509_certificate(der.replace(version, version[:-1] + b"\x01", 1))
+    assert "version" in rules(old)
+    start, end = (
+        good.leaf.certificate.not_valid_before_utc,
+        good.leaf.certificate.not_valid_after_utc,
+    )
+    form = "%y%m%d%H%M%SZ"
+    begin, finish = start.strftime(form).encode(), end.strftime(form).encode()
+    turned = der.replace(begin, b"#").replace(finish, begin).replace(b"#", finish)
+    assert "validity_order" in rules(x509.load_der_x509_certificate(turned))
+
+
+def test_a_negative_serial_number_is_found(good):
+    """The first bit of the 20 octets is the sign, and the number must be positive."""
+    made = make(LEAF, good.issuer, serial=(1 << 159) - 1)
+    der = made.certificate.public_bytes(Encoding.DER)
+    octets = ((1 << 159) - 1).to_bytes(20, "big")
+    assert rules(made.certificate) == []
+    with pytest.warns(match="serial number which wasn't positive"):
+        negative = x509.load_der_x509_certificate(der.replace(octets, b"\x80" + octets[1:]))
+    with pytest.warns(match="serial number which wasn't positive"):
+        assert "serial_size" in rules(negative)
+
+
+def test_an_unreadable_certificate_has_one_finding(good):
+    """When the extensions cannot be read, that is the finding."""
+    broken = make(LEAF, good.issuer, extra=(raw("2.5.29.30", b"x"),)).certificate
+    assert rules(broken) == ["readable"]
+    assert rules(broken, WORKLOAD) == ["readable"]
+
+
+def test_a_key_of_an_unknown_kind_is_found(good):
+    """A key whose algorithm has no name here is a finding, not a failure."""
+    der = good.leaf.certificate.public_bytes(Encoding.DER)
+    oid = bytes.fromhex("06072a8648ce3d0201")
+    strange = x509.load_der_x509_certificate(der.replace(oid, oid[:-1] + b"\x7f"))
+    assert "public_key" in rules(strange)
+
+
+@pytest.mark.parametrize(
+    ("rule", "profile", "spec", "changes"),
+    [
+        ("profile_ca", WORKLOAD, CA, {"subject": "x"}),
+        ("profile_ca", WORKLOAD, LEAF, {"ca": None}),
+        ("profile_key_usage", WORKLOAD, LEAF, {"usage": key_usage("key_agreement")}),
+        ("profile_extended_key_usage", WORKLOAD, LEAF, {"extended": None}),
+        ("profile_lifetime", WORKLOAD, LEAF, {"not_after": NOW + 40 * DAY}),
+        ("profile_names", WORKLOAD, LEAF, {"subject": "x", "uris": ()}),
+        ("profile_names", OCSP, LEAF, {"subject": "x"}),
+        ("profile_names", OCSP, LEAF, {"uris": ()}),
+        ("profile_ocsp_no_check", OCSP, LEAF, {}),
+        ("svid_one_uri", WORKLOAD, LEAF, {"subject": "x", "uris": ()}),
+    ],
+)
+def test_profiles_are_held(good, rule, profile, spec, changes):
+    """A certificate that is not what its profile says is found."""
+    assert rule in rules(make(spec, good.issuer, **changes).certificate, profile)
+
+
+def test_every_rule_is_cited_and_tried():
+    """Every rule has an id of its own and a citation, and a test that breaks it."""
+    every = [*LINTS, *PROFILE_LINTS]
+    ids = [rule.id for rule in every]
+    assert len(set(ids)) == len(ids)
+    assert all(rule.citation for rule in every)
+    tried = {*BROKEN, *SELDOM, "version", "serial_size", "validity_order"}
+    assert {rule.id for rule in LINTS} == tried
+    warnings = {rule.id for rule in LINTS if rule.severity is Severity.WARNING}
+    assert warnings == {"serial_entropy", "leaf_subject_key_identifier"}
+
+
+def test_keys_of_other_kinds_are_linted_too(good):
+    """An RSA leaf that is otherwise right breaks no rule, and one of 2048 bits does."""
+    for size, found in ((3072, []), (2048, ["public_key"])):
+        key = rsa.generate_private_key(65537, size)
+        assert rules(make(LEAF, good.issuer, key=key).certificate) == found
