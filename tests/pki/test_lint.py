@@ -15,6 +15,7 @@ from legation.pki import (
     lint_certificate,
     only_trust_domain,
 )
+from legation.pki.der import SEQUENCE, encode, split_first
 from legation.pki.lint import PROFILE_LINTS
 from legation.pki.spiffe_id import TrustDomain
 from tests.support.pki import BOTH_USAGES, CA, DAY, LEAF, NOW, key_usage, make
@@ -115,18 +116,16 @@ def test_rules_with_two_sides_find_both(good, rule):
 
 
 def test_rules_about_what_builders_cannot_write(good):
-    """A version that is not 3, a serial number of 21 octets and reversed times are found."""
+    """A version that is not 3, and reversed times, are found."""
     der = good.leaf.certificate.public_bytes(Encoding.DER)
-    version = b"\xa0\x03\x02\x01\x02"
-    old = x509.load_der_x509_certificate(der.replace(version, version[:-1] + b"\x01", 1))
-    assert "version" in rules(old)
-    start, end = (
-        good.leaf.certificate.not_valid_before_utc,
-        good.leaf.certificate.not_valid_after_utc,
-    )
+    body, _ = split_first(der[4:], what="body")
+    version_1 = encode(SEQUENCE, body[4:].removeprefix(b"\xa0\x03\x02\x01\x02"))
+    old = encode(SEQUENCE, version_1 + der[4 + len(body) :])
+    assert "version" in rules(x509.load_der_x509_certificate(old))
     form = "%y%m%d%H%M%SZ"
-    begin, finish = start.strftime(form).encode(), end.strftime(form).encode()
-    turned = der.replace(begin, b"#").replace(finish, begin).replace(b"#", finish)
+    begin = good.leaf.certificate.not_valid_before_utc.strftime(form).encode()
+    end = good.leaf.certificate.not_valid_after_utc.strftime(form).encode()
+    turned = der.replace(begin, b"#").replace(end, begin).replace(b"#", end)
     assert "validity_order" in rules(x509.load_der_x509_certificate(turned))
 
 

@@ -1,8 +1,9 @@
 """What the parts of an agent share."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -125,10 +126,13 @@ class Changes:
 class PointBoard:
     """The enforcement points behind this agent, as the discovery services state them."""
 
+    _MAX_CASES = 1000
+
     def __init__(self) -> None:
         self.changes = Changes()
         self._points: dict[str, PointState] = {}
-        self._refusals: dict[tuple[str, str, str, str, str], int] = {}
+        self._untold: Counter[RefusalReport] = Counter()
+        self._all: Counter[RefusalReport] = Counter()
 
     def put(self, point: PointState) -> None:
         """State what a point has in force."""
@@ -147,16 +151,18 @@ class PointBoard:
 
     def refuse(self, report: RefusalReport) -> None:
         """Count a refused handshake; distinct cases are bounded, the rest share one row."""
-        key = (report.point, report.cause, report.peer, report.serial, report.raw)
-        if key not in self._refusals and len(self._refusals) >= 1000:
-            key = (report.point, report.cause, "", "", "")
-        self._refusals[key] = self._refusals.get(key, 0) + report.count
+        case = replace(report, count=1)
+        if case not in self._all and len(self._all) >= self._MAX_CASES:
+            case = replace(case, peer="", serial="", raw="")
+        self._untold[case] += report.count
+        self._all[case] += report.count
         self.changes.notify()
+
+    def refusals(self) -> tuple[RefusalReport, ...]:
+        """Return every refusal since the agent started."""
+        return tuple(replace(case, count=count) for case, count in self._all.items())
 
     def take_refusals(self) -> tuple[RefusalReport, ...]:
         """Return the refusals counted since the last call, and start anew."""
-        taken, self._refusals = self._refusals, {}
-        return tuple(
-            RefusalReport(point=point, cause=cause, peer=peer, serial=serial, raw=raw, count=count)
-            for (point, cause, peer, serial, raw), count in taken.items()
-        )
+        taken, self._untold = self._untold, Counter()
+        return tuple(replace(case, count=count) for case, count in taken.items())

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -254,6 +254,7 @@ class Agent:
                 }
                 for point in self.board.points()
             ],
+            "refusals": [asdict(refusal) for refusal in self.board.refusals()],
         }
 
     def _feed_changed(self, kinds: Collection[Kind]) -> None:

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 import click
 
 from legation import __version__
-from legation.cli.exit_status import BROKEN_PIPE, DEFECT, INTERRUPTED, exit_table
+from legation.cli.exit_status import BROKEN_PIPE, DEFECT, INTERRUPTED, OK, exit_table
 from legation.cli.lazy import LazyGroup
 from legation.errors import LegationError, VerificationError, outcome_of
+
+DEBUG = "LEGATION_DEBUG"
+COMPLETE = "_LEGATION_COMPLETE"
 
 _SECTIONS = (
     (
@@ -20,7 +23,11 @@ _SECTIONS = (
             ("server", "legation.cli.server:server", "Set up and run the authority."),
             ("agent", "legation.cli.agent:agent", "Run the agent of a node."),
             ("proxy", "legation.cli.proxy:proxy", "Run Envoy beside a service."),
-            ("demo", "legation.cli.demo:demo", "Show the whole product on this machine."),
+            (
+                "demo",
+                "legation.cli.demo:demo",
+                "Show the main job: mutual TLS, rotation and revocation between two services.",
+            ),
         ),
     ),
     (
@@ -30,14 +37,22 @@ _SECTIONS = (
             ("token", "legation.cli.token:token", "Let new agents join."),
             ("policy", "legation.cli.policy:policy", "Say who may call whom."),
             ("operator", "legation.cli.operator:operator", "Say who may administer."),
-            ("revoke", "legation.cli.revoke:revoke", "Shut a certificate or identity out."),
+            (
+                "revoke",
+                "legation.cli.revoke:revoke",
+                "Shut a certificate or an identity out, everywhere.",
+            ),
             ("revocation", "legation.cli.revocation:revocation", "See and lift revocations."),
         ),
     ),
     (
         "Look",
         (
-            ("status", "legation.cli.status:status", "Show how the authority or an agent is."),
+            (
+                "status",
+                "legation.cli.status:status",
+                "Show how the authority, or the agent of this node, is.",
+            ),
             ("certificate", "legation.cli.certificate:certificate", "Read and check certificates."),
             ("audit", "legation.cli.audit:audit", "Read who did what, and when."),
             ("completion", "legation.cli.completion:completion", "Print shell completion."),
@@ -61,7 +76,7 @@ _SECTIONS = (
     """,
 )
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, envvar="LEGATION_DEBUG", help="Show traces of errors.")
+@click.option("--debug", is_flag=True, envvar=DEBUG, help="Show traces of errors.")
 @click.option(
     "--no-color",
     envvar="NO_COLOR",
@@ -87,12 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return the exit status and never raise."""
     words = list(arguments)
-    debug = "--debug" in words[: _index_of_command(words)] or bool(
-        os.environ.get("LEGATION_DEBUG")  # noqa: TID251 - the command line reads the environment
-    )
+    environment = os.environ  # noqa: TID251 - the command line reads the environment
+    debug = "--debug" in words[: _index_of_command(words)] or bool(environment.get(DEBUG))
     try:
-        status = cli.main(words, prog_name="legation", standalone_mode=False)
-        sys.stdout.flush()
+        if instruction := environment.get(COMPLETE):
+            return _complete(instruction)
+        return _invoke(words)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -109,7 +124,24 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         return _report_defect(error)
-    return status if isinstance(status, int) else 0
+
+
+def _invoke(words: list[str]) -> int:
+    # Not `cli.main`: it takes a broken pipe for itself and leaves with 1.
+    status = OK
+    try:
+        with cli.make_context("legation", words) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as ended:
+        status = ended.exit_code
+    sys.stdout.flush()
+    return status
+
+
+def _complete(instruction: str) -> int:
+    from click.shell_completion import shell_complete
+
+    return shell_complete(cli, {}, "legation", COMPLETE, instruction)
 
 
 def _index_of_command(words: list[str]) -> int:

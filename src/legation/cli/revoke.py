@@ -46,7 +46,8 @@ _POINTS: tuple[Column, ...] = (
 )
 @click.option("--serial", type=SERIAL, help="Revoke this certificate.")
 @click.option("--identity", type=SPIFFE_ID, help="Revoke everything of this SPIFFE ID.")
-@click.option("--reason", type=click.Choice(REASONS, case_sensitive=False), default="unspecified")
+@click.option("--reason", type=click.Choice(REASONS), default="unspecified", show_default=True,
+              metavar="REASON", help=f"Why: {', '.join(REASONS)}.")  # fmt: skip
 @click.option("--ban/--no-ban", default=True, show_default=True,
               help="Whether the identity may not be issued again.")  # fmt: skip
 @click.option("--wait", is_flag=True, help="Wait until every enforcement point refuses.")
@@ -98,7 +99,8 @@ def revoke(
 def _timed(point: dict[str, Any], since: str) -> dict[str, Any]:
     """Add how long the point took, by the authority's clock alone: both moments are its own."""
     passed = from_rfc3339(point["received_at"]) - from_rfc3339(since)
-    return {**point, "after_ms": passed / timedelta(milliseconds=1)}
+    # Repeated, a revocation finds the points that refuse already.
+    return {**point, "after_ms": max(0.0, passed / timedelta(milliseconds=1))}
 
 
 def _tell(outcome: dict[str, Any]) -> None:

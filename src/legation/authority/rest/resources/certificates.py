@@ -115,6 +115,7 @@ ROUTES = (
         handler=search_certificates,
         parameters=CertificateQuery,
         returns=CertificatePage,
+        errors=(NotFound,),
     ),
     Route(
         method="GET",
