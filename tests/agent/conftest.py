@@ -52,9 +52,9 @@ def start_agent(settings, enrolled):
 
 @pytest.fixture
 def make_entry():
-    def make(path="/api", *, id="e1", selectors=("unix:uid:0",), **fields):
+    def make(path="/api", *, selectors=("unix:uid:0",), **fields):
         return WorkloadEntry(
-            id=id,
+            id=fields.pop("id", "e1"),
             spiffe_id=f"spiffe://{TRUST_DOMAIN}{path}",
             selectors=selectors,
             agents=(str(AGENT_ID),),

@@ -1,6 +1,7 @@
 """The agent as a whole, against the real authority."""
 
 import asyncio
+import json
 import os
 import stat
 
@@ -53,7 +54,8 @@ async def served(agent, condition=bool):
         async for _ in agent.identities.watch():
             serials = [row.serial for row in agent.identities.status() if row.serial]
             if condition(serials):
-                return serials
+                break
+    return serials
 
 
 async def test_an_agent_enrols_pinned_by_the_roots_fingerprint(real, agent, settings):
@@ -148,9 +150,7 @@ async def test_a_revoked_certificate_is_replaced(real, agent):
     """After a revocation by serial the agent acknowledges it and serves another certificate."""
     await real.put_entry(selectors=MINE)
     (first,) = await served(agent)
-    outcome = await real.services.revocations.revoke_serial(
-        first, reason="superseded", actor=ADMIN
-    )
+    outcome = await real.services.revocations.revoke_serial(first, reason="superseded", actor=ADMIN)
     await real.until_acknowledged(outcome.revision)
     assert first in agent.identities.state.revocations
     (second,) = await served(agent, lambda serials: serials not in ([], [first]))
@@ -213,8 +213,6 @@ async def test_an_outage_harms_nobody(real, invited):
 async def status_of(settings):
     channel = Channel(path=str(settings.socket))
     try:
-        import json
-
         answer = await LocalServiceStub(channel).Status(StatusRequest())
         return json.loads(answer.document)
     finally:
@@ -247,5 +245,3 @@ async def test_the_moment_of_renewal_is_configurable(real, settings):
         await real.put_entry(selectors=MINE, lifetime_s=10)
         (first,) = await served(agent)
         await served(agent, lambda serials: serials != [first])
-
-

@@ -85,11 +85,10 @@ def test_a_damaged_identity_file_is_an_error_not_a_traceback(store, stub, damage
         store.load()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [b"", b"{}", b"[]", b'{"trust_domain":"x","bundle":{},"feed_keys":[],"authority":"a",'
-     b'"agents_port":1}'],
-)  # fmt: skip
+NO_KEYS = b'{"trust_domain":"x","bundle":{},"feed_keys":[],"authority":"a","agents_port":1}'
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", NO_KEYS])
 def test_a_damaged_membership_file_is_an_error_not_a_traceback(damage):
     """A membership that is not one is refused in words."""
     with pytest.raises(InvalidInput):

@@ -55,14 +55,13 @@ class Failing:
 @pytest.fixture
 def own():
     stub = ScriptedAuthority()
-    renewal_ = OwnRenewal(
+    return OwnRenewal(
         stub.identity(lifetime_s=60),
         certifier=Failing(),
         bundle=lambda: stub.bundle,
         renewed=lambda identity, keys: None,
         clock=FixedClock(datetime.now(UTC)),
     )
-    return renewal_
 
 
 async def attempt(own):

@@ -366,5 +366,3 @@ async def test_waking_from_sleep_renews(bench, make_entry, monkeypatch):
     first = await bench.issued(make_entry(lifetime_s=3600))
     bench.clock.advance(3000)
     await bench.until(lambda: bench.serials() != [first.serial])
-
-

@@ -1,6 +1,7 @@
 """A whole agent following the feed of an authority over mutual TLS."""
 
 import asyncio
+import base64
 import logging
 from datetime import UTC, datetime, timedelta
 
@@ -155,9 +156,7 @@ async def test_a_gap_is_noticed_by_heartbeats(authority, start_agent):
         now_ms = round(datetime.now(UTC).timestamp() * 1000)
         for _ in range(3):
             authority.push(
-                pb.SyncResponse(
-                    heartbeat=pb.Heartbeat(now_ms=now_ms, revision=authority.revision)
-                )
+                pb.SyncResponse(heartbeat=pb.Heartbeat(now_ms=now_ms, revision=authority.revision))
             )
         await authority.until_acknowledged()
         assert len(authority.hellos) == 2
@@ -212,8 +211,6 @@ async def test_a_cache_signed_by_forgotten_keys_is_dropped(
         await authority.until_acknowledged()
     path = settings.data_dir / "membership.json"
     other = type(authority)().signer.public_key
-    import base64
-
     mine = base64.b64encode(authority.signer.public_key).decode()
     path.write_text(path.read_text().replace(mine, base64.b64encode(other).decode()))
     caplog.set_level(logging.WARNING)

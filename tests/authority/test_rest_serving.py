@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import http.client
 import json
 import ssl
 from pathlib import Path
@@ -253,6 +254,41 @@ async def test_stopping_ends_idle_connections_and_frees_the_port(rest):
     writer.close()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", rest.port)
+
+
+async def test_a_request_in_progress_ends_before_the_server_does(rest, monkeypatch):
+    """Stop waits for an answer that is on its way, and cuts what exceeds the grace time."""
+    release, begun = asyncio.Event(), asyncio.Event()
+
+    async def slow(self):
+        begun.set()
+        await release.wait()
+        return ()
+
+    monkeypatch.setattr(type(rest.authority.services().tokens), "list", slow)
+    asking = asyncio.create_task(rest.connect_as("alice", Role.VIEWER).ask("GET", "/v1/tokens"))
+    await begun.wait()
+    stopping = asyncio.create_task(rest.server.stop())
+    await asyncio.sleep(0)
+    release.set()
+    assert (await asking).status == 200
+    await asyncio.wait_for(stopping, 3)
+
+
+async def test_a_request_that_does_not_end_is_cut_after_the_grace_time(rest, monkeypatch):
+    """The server stops in bounded time, whatever a handler waits for."""
+    begun = asyncio.Event()
+
+    async def never(self):
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(type(rest.authority.services().tokens), "list", never)
+    asking = asyncio.create_task(rest.connect_as("alice", Role.VIEWER).ask("GET", "/v1/tokens"))
+    await begun.wait()
+    await asyncio.wait_for(rest.server.stop(), QUICK.grace_s + 2)
+    with contextlib.suppress(ConnectionError, http.client.HTTPException):
+        assert (await asking).status == 500
 
 
 def test_all_of_it_works_on_uvloop_too(tmp_path) -> None:

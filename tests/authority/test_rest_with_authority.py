@@ -130,7 +130,7 @@ async def test_a_generated_campaign_finds_no_hole_between_document_and_server(re
         "schemathesis", "--config-file", str(config), "run",
         f"https://127.0.0.1:{real.rest.port}/v1/openapi.json",
         "--tls-verify", str(real.roots), "--request-cert", str(real.admin),
-        "--phases", "examples,coverage,fuzzing", "--max-time", "12", "--max-examples", "8",
+        "--phases", "examples,coverage,fuzzing", "--max-time", "8", "--max-examples", "5",
         "--seed", "1", "--generation-database", "none", "--no-color", "--warnings", "off",
         # A stream that waits, by design, for as long as it is asked to; and what would
         # disable the caller itself.

@@ -125,7 +125,8 @@ def test_rules_about_what_builders_cannot_write(good):
     form = "%y%m%d%H%M%SZ"
     begin = good.leaf.certificate.not_valid_before_utc.strftime(form).encode()
     end = good.leaf.certificate.not_valid_after_utc.strftime(form).encode()
-    turned = der.replace(begin, b"#").replace(end, begin).replace(b"#", end)
+    aside = bytes(13)
+    turned = der.replace(begin, aside).replace(end, begin).replace(aside, end)
     assert "validity_order" in rules(x509.load_der_x509_certificate(turned))
 
 

@@ -13,8 +13,10 @@ from legation.policy import (
     AuthorizationPolicy,
     Decision,
     PathAction,
+    PolicyTooLarge,
     PolicyMatcher,
     Request,
+    SpiffeIDPattern,
     compile_rbac,
     decision_from_metadata,
     normalise_path,
@@ -188,7 +190,90 @@ def test_tcp_verdicts_and_policy_names_are_those_of_the_matcher(
         told = read_log(log, count=len(expected))
     for identifier, (allowed, decision) in expected.items():
         assert allowed or named(told[identifier]["details"]) == (decision.policy or "none")
+        shadow = decision.shadow_policy if decision.shadow_differs else None
+        assert changed_in_shadow(told[identifier]["rbac"] or {}, allowed=allowed) == shadow
     verdicts = Counter(decision.decided_by for _, decision in expected.values())
     assert verdicts["default-deny"] >= 50
     assert sum(allowed for allowed, _ in expected.values()) >= 20
     assert len(verdicts) >= 8
+
+
+def changed_in_shadow(rbac: Mapping[str, str], *, allowed: bool) -> str | None:
+    """Return the policy that would change the verdict, by the metadata of network filters."""
+    if rbac.get("deny_shadow_engine_result") == "denied":
+        return rbac["deny_shadow_effective_policy_id"].partition("#")[0] if allowed else None
+    if not allowed and rbac.get("allow_shadow_engine_result") == "allowed":
+        return rbac["allow_shadow_effective_policy_id"].partition("#")[0]
+    return None
+
+
+@pytest.mark.parametrize(
+    ("operation", "allowed"),
+    [
+        ({"paths": ["/orders"]}, False),
+        ({"paths": ["*"]}, False),
+        ({"notPaths": ["/orders"]}, False),
+        ({"paths": ["*"], "methods": ["CONNECT"]}, False),
+        ({"methods": ["CONNECT"]}, True),
+        ({"notMethods": ["GET"]}, True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("action", ["ALLOW", "DENY"])
+def test_connect_has_no_path_and_counts_against_the_caller(
+    tls: dict[str, Any],
+    contexts: Mapping[str | None, Any],
+    tmp_path: Path,
+    action: str,
+    operation: dict[str, Any],
+    allowed: bool,
+) -> None:
+    """CONNECT matches no ALLOW rule with paths, and every DENY rule that its method allows."""
+    policies = [made("a", action, [{"to": [operation]}])]
+    if action == "DENY":
+        policies.append(made("everything", "ALLOW", [{}]))
+        allowed = False
+    request = Request(source=SOURCES[0], target=TARGET, method="CONNECT", path=None, port=8443)
+    assert PolicyMatcher(policies).decide(request).allowed is allowed
+    listener = http_listener("only", compile_rbac(policies, TARGET), tls, tmp_path / "log")
+    with (
+        static_envoy({"listeners": [listener]}, tmp_path) as envoy,
+        Caller(envoy.ports["only"], contexts[SOURCES[0]], port=8443) as caller,
+    ):
+        # What RBAC lets through finds no route: nobody can tunnel.
+        assert caller.ask("CONNECT", "a:1", identifier="0").code == (404 if allowed else 403)
+
+
+def test_envoy_takes_the_longest_patterns_and_the_largest_policy(
+    tls: dict[str, Any], contexts: Mapping[str | None, Any], tmp_path: Path
+) -> None:
+    """A policy at every limit of its size is in force in Envoy."""
+    source = SOURCES[0]
+    longest = f"spiffe://example.org/{'x' * 2027}"
+    # 100 instructions of RE2, the most that Envoy takes.
+    regex = f"spiffe://example.org/{'x' * 63}/*/*"
+    for refused in (longest + "x", regex.replace("/*", "x/*", 1)):
+        with pytest.raises(PolicyTooLarge):
+            SpiffeIDPattern.parse(refused)
+    ids = [f"spiffe://example.org/*/{number}/*" for number in range(252)]
+    sources = [{"spiffeIDs": [*ids, longest, regex, source]} for _ in range(38)]
+    operation = {"paths": ["/" + "y" * 1023, "/orders"], "ports": [8443]}
+    policies = [made("large", "ALLOW", [{"from": sources, "to": [operation]}])]
+    listener = http_listener("only", compile_rbac(policies, TARGET), tls, tmp_path / "log")
+    with (
+        static_envoy({"listeners": [listener]}, tmp_path) as envoy,
+        Caller(envoy.ports["only"], contexts[source], port=8443) as caller,
+    ):
+        assert caller.ask("GET", "/orders", identifier="0").code == 200
+        assert caller.ask("GET", "/other", identifier="1").code == 403
+
+
+def made(name: str, action: str, rules: list[dict[str, Any]]) -> AuthorizationPolicy:
+    return AuthorizationPolicy.from_document(
+        {
+            "apiVersion": "legation/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": name},
+            "spec": {"target": {"spiffeIDs": [TARGET]}, "action": action, "rules": rules},
+        }
+    )

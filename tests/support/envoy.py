@@ -1,6 +1,7 @@
 """An agent in the test's own process, driving real Envoys with certificates made here."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -378,10 +379,33 @@ def port_of(spec: ProxySpec) -> int:
 
 
 @asynccontextmanager
+async def tcp_app() -> AsyncIterator[int]:
+    """Serve an echo over TCP; yield the port."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in writers:
+            await _abort(writer)
+
+
+@asynccontextmanager
 async def http_app(name: str = "app") -> AsyncIterator[int]:
     """Serve HTTP/1.1 without TLS; the body is the request's head. Yield the port."""
 
+    writers: list[asyncio.StreamWriter] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -397,6 +421,8 @@ async def http_app(name: str = "app") -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for writer in writers:
+            await _abort(writer)
 
 
 @dataclass(frozen=True)
@@ -418,6 +444,21 @@ class Caller:
     async def connect(cls, port: int, tls: ssl.SSLContext | None = None) -> "Caller":
         return cls(*await asyncio.open_connection("127.0.0.1", port, ssl=tls))
 
+    @classmethod
+    async def once(cls, port: int, tls: ssl.SSLContext | None = None) -> Answer:
+        """Connect, ask, and close, whatever happens."""
+        caller = await cls.connect(port, tls)
+        try:
+            return await caller.get()
+        finally:
+            await caller.close()
+
+    async def say(self, words: bytes) -> bytes:
+        """Send bytes and receive as many."""
+        self.writer.write(words)
+        async with asyncio.timeout(10):
+            return await self.reader.readexactly(len(words))
+
     async def get(self, path: str = "/", **headers: str) -> Answer:
         lines = "".join(f"{name.replace('_', '-')}: {text}\r\n" for name, text in headers.items())
         self.writer.write(f"GET {path} HTTP/1.1\r\nHost: api\r\n{lines}\r\n".encode())
@@ -437,8 +478,14 @@ class Caller:
                 pass
         return True
 
-    def close(self) -> None:
-        self.writer.transport.abort()
+    async def close(self) -> None:
+        await _abort(self.writer)
+
+
+async def _abort(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(OSError, ssl.SSLError):
+        await writer.wait_closed()
 
 
 class H2Caller:
@@ -476,8 +523,8 @@ class H2Caller:
                         self._flush()
                         return status
 
-    def close(self) -> None:
-        self.writer.transport.abort()
+    async def close(self) -> None:
+        await _abort(self.writer)
 
     def _flush(self) -> None:
         self.writer.write(self._h2.data_to_send())

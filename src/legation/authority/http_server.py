@@ -22,6 +22,9 @@ from legation.errors import Unavailable
 
 Application = Callable[..., Any]
 
+# An idle client may never answer our close_notify; nothing is lost when it is not awaited.
+_TLS_CLOSE_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -45,7 +48,7 @@ class Limits:
     head_fields: int = 64
     idle_s: int = 75
     pipelined: int = 16
-    grace_s: int = 5
+    grace_s: float = 5
 
 
 class HTTPServer:
@@ -98,7 +101,6 @@ class HTTPServer:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=self._limits.idle_s,
-            timeout_graceful_shutdown=self._limits.grace_s,
         )
         server = _Server(config, listener=listener, tls=self._tls, limits=self._limits)
         self._server = server
@@ -112,8 +114,6 @@ class HTTPServer:
         self._server.should_exit = True
         self._server.stopping.set()
         await self._serving
-        for connection in list(self._server.server_state.connections):
-            connection.transport.abort()
         self._server = self._serving = None
 
 
@@ -151,7 +151,7 @@ class _Server(uvicorn.Server):
             tls = {
                 "ssl": self._tls.context,
                 "ssl_handshake_timeout": self._limits.handshake_s,
-                "ssl_shutdown_timeout": self._limits.grace_s,
+                "ssl_shutdown_timeout": _TLS_CLOSE_S,
             }
         loop = asyncio.get_running_loop()
         self.servers = [await loop.create_server(protocol, sock=self._listener, **tls)]
@@ -164,14 +164,38 @@ class _Server(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), 1.0)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+        """Stop listening; let requests end within the grace time, then cut what is left."""
+        for server in self.servers:
+            server.close()
+        tasks = self.server_state.tasks
+        connections = cast("set[ConnectionProtocol]", self.server_state.connections)
+        for connection in list(connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.grace_s):
+                while tasks:
+                    await asyncio.wait(tasks)
+                while connections:
+                    await asyncio.wait([connection.lost for connection in connections])
+        left = [task for task in tasks if task.cancel()]
+        for connection in list(connections):
+            connection.transport.abort()
+        await asyncio.gather(*left, return_exceptions=True)
+
 
 class ConnectionProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
+
+    Attributes:
+        lost: done when the connection is gone.
+    """
 
     def __init__(
         self, config: uvicorn.Config, state: ServerState, shared: dict[str, Any], *, limits: Limits
     ) -> None:
         super().__init__(config, state, shared)
+        self.lost: asyncio.Future[None]
         self._limits = limits
         self._tls: dict[str, Any] | None = None
         self._excess = False
@@ -183,6 +207,7 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.lost = self.loop.create_future()
         self._tls = tls_extension(transport)
         self._excess = len(self.connections) > self._limits.connections
         self._start_head_timer()
@@ -190,6 +215,7 @@ class ConnectionProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
         super().connection_lost(exc)
+        self.lost.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         # Bytes that start no request (line ends, the rest of a body that was refused) must

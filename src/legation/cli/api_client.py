@@ -174,7 +174,11 @@ class APIClient:
             headers["content-type"] = "application/json"
 
         def exchange() -> http.client.HTTPResponse:
-            self._connection.request(method, target, body=payload, headers=headers)
+            try:
+                self._connection.request(method, target, body=payload, headers=headers)
+            except (ssl.SSLEOFError, ConnectionError):
+                self._connection.read_alert()
+                raise
             return self._connection.getresponse()
 
         response = _reading(self._server, exchange)
@@ -214,6 +218,15 @@ class _AuthorityConnection(http.client.HTTPConnection):
         self.timeout = seconds
         if self.sock is not None:
             self.sock.settimeout(seconds)
+
+    def read_alert(self) -> None:
+        """Raise the TLS alert that waits unread, if one does.
+
+        In TLS 1.3 the client is done before the server has looked at its certificate, so a
+        refusal arrives while the request is being written (RFC 8446, section 4.4.2.4).
+        """
+        if self.sock is not None:
+            self.sock.recv(1)
 
     def connect(self) -> None:
         """Connect, and check who answered before anything is sent."""

@@ -116,14 +116,10 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _discard_output()
         return BROKEN_PIPE
-    except LegationError as error:
-        if debug:
-            traceback.print_exc()
-        return _report(error)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return _report_defect(error)
+        return _report(error) if isinstance(error, LegationError) else _report_defect(error)
 
 
 def _invoke(words: list[str]) -> int:

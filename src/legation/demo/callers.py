@@ -336,4 +336,6 @@ def _text(value: str | bytes) -> str:
 def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
+    if isinstance(error, EOFError | ConnectionResetError):
+        return "connection closed by the peer"
     return str(error) or type(error).__name__

@@ -43,23 +43,24 @@ def app_cluster(inbound: Inbound) -> dict[str, Any]:
             return cluster
 
 
-def upstream_cluster(outbound: Outbound, *, epoch: str, banned: bool = False) -> dict[str, Any]:
+def upstream_cluster(outbound: Outbound, *, epoch: str, reachable: bool = True) -> dict[str, Any]:
     """Build the cluster of a peer: mutual TLS, and exactly the expected SPIFFE ID.
 
     Args:
         outbound: the peer.
         epoch: what `revocation.upstream_epoch` gives. When it changes, Envoy replaces the
             cluster and lets go of the open pool.
-        banned: whether the peer's identity is banned. The cluster has no endpoint then:
-            nobody may be reached under this name, whatever certificate is shown.
+        reachable: False if nobody can prove to be this peer, because its identity is banned
+            or its trust domain has no bundle. The cluster has no endpoint then.
     """
+    metadata = {"metadata": {"filter_metadata": {"legation": {"epoch": epoch}}}}
+    if not reachable:
+        return _cluster(upstream_cluster_name(outbound), None) | metadata
     address = Address.parse(outbound.upstream)
-    cluster = _cluster(upstream_cluster_name(outbound), None if banned else address) | {
-        "transport_socket": upstream(
-            SpiffeID.parse(outbound.spiffe_id), server_name=None if address.is_ip else address.host
-        ),
-        "metadata": {"filter_metadata": {"legation": {"epoch": epoch}}},
-    }
+    cluster = _cluster(upstream_cluster_name(outbound), address) | metadata
+    cluster["transport_socket"] = upstream(
+        SpiffeID.parse(outbound.spiffe_id), server_name=None if address.is_ip else address.host
+    )
     if outbound.protocol is Protocol.TCP:
         return cluster
     same = {"http_protocol_options": {}, "http2_protocol_options": {}}

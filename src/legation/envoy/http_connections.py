@@ -108,7 +108,15 @@ def _routes(cluster: str) -> dict[str, Any]:
     route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}
     return {
         "name": cluster,
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}],
+        "virtual_hosts": [
+            {
+                "name": "all",
+                "domains": ["*"],
+                "routes": [route],
+                # Envoy's own words between its filters; the application has no use for them.
+                "request_headers_to_remove": ["x-envoy-external-address"],
+            }
+        ],
         "validate_clusters": False,
     }
 

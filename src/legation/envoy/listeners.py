@@ -97,8 +97,10 @@ def _inbound_filters(inbound: Inbound, *, authenticated: bool) -> list[dict[str,
     names = [REVOKED, POLICY_DENY, *([POLICY_ALLOW] if authenticated else [])]
     tcp = _tcp_proxy(f"inbound.{inbound.listen}", app_cluster_name(inbound))
     if authenticated:
+        # Else the application would see a connection before anybody has shown a certificate.
         tcp["typed_config"] |= {
             "upstream_connect_mode": "ON_DOWNSTREAM_TLS_HANDSHAKE",
+            "max_early_data_bytes": 65536,
         }
     return [record, *map(_discovered, names), tcp]
 

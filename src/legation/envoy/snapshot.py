@@ -120,11 +120,18 @@ def _clusters(inputs: ProxyInputs, facts: Mapping[Outbound, frozenset[str]]) -> 
         upstream_cluster(
             outbound,
             epoch=upstream_epoch(facts[outbound]),
-            banned=outbound.spiffe_id in inputs.state.bans,
+            reachable=_is_provable(inputs.state, outbound),
         )
         for outbound in inputs.spec.outbound
     )
     return _named((*apps, *upstreams))
+
+
+def _is_provable(state: FeedState, outbound: Outbound) -> bool:
+    """Tell whether anyone can prove to be the peer behind `outbound`."""
+    bundle = state.bundles.get(str(SpiffeID.parse(outbound.spiffe_id).trust_domain))
+    known = bundle is not None and bool(bundle.x509_authorities)
+    return known and outbound.spiffe_id not in state.bans
 
 
 def _secrets(inputs: ProxyInputs) -> dict[str, Resource]:
@@ -140,7 +147,7 @@ def _secrets(inputs: ProxyInputs) -> dict[str, Resource]:
 def _trust(inputs: ProxyInputs, domain: TrustDomain, *, own: bool) -> Resource | None:
     bundle = inputs.state.bundles.get(str(domain))
     if bundle is None or not bundle.x509_authorities:
-        # Envoy holds the listener or cluster back until the secret comes: nobody gets in.
+        # Envoy holds the listeners back until the secret comes: nobody gets in.
         return None
     # A partner's lists are not in our feed, and ours would refuse all of its members.
     lists = usable_lists(inputs.state.crls.values(), issuer=inputs.issuer) if own else ()

@@ -28,6 +28,10 @@ from legation.policy.reading import InvalidPolicy, PolicyTooLarge, shown, text_a
 SCHEME = "spiffe://"
 MAX_PATH_LENGTH = 1024
 
+# Envoy refuses a larger program, and with it every policy of the workload: it would go on with
+# the old ones. RE2 counts instructions; `re2.max_program_size.error_level` is this by default.
+_MAX_PROGRAM_SIZE = 100
+
 # The grammar of the SPIFFE ID standard, sections 2.1 and 2.2; `legation.pki` has the full
 # parser, but needs more than the standard library.
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}", re.ASCII)
@@ -83,7 +87,14 @@ class SpiffeIDPattern:
             )
         for segment in segments:
             _check_segment(segment, path)
-        return cls(text, *_compiled(text, segments))
+        form, operand = _compiled(text, segments)
+        if form is Form.REGEX and _program_size(text) > _MAX_PROGRAM_SIZE:
+            raise PolicyTooLarge(
+                path,
+                f"{shown(text)} is too long for a pattern with an inner wildcard",
+                remedy="use a wildcard at the end only, or list the identities",
+            )
+        return cls(text, form, operand)
 
     def matches(self, spiffe_id: str) -> bool:
         """Tell whether `spiffe_id` is meant."""
@@ -126,6 +137,12 @@ def _compiled(text: str, segments: list[str]) -> tuple[Form, str]:
     parts += [f"[{_SEGMENT_CHARACTERS}]+" if s == "*" else s.replace(".", r"\.") for s in inner]
     parts.append(f"[/{_SEGMENT_CHARACTERS}]+" if last == "*" else last.replace(".", r"\."))
     return Form.REGEX, "/".join(parts)
+
+
+def _program_size(text: str) -> int:
+    """Return how many instructions RE2 makes of a pattern: one a character, six a class."""
+    wildcards = text.count("*")
+    return len(text) - wildcards + 6 * wildcards + 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from legation.agent.attestation import UnixAttestor, peer_of, peers
+from legation.agent.attestation import attestor as attestor_module
 from legation.clock import SystemClock
 from legation.errors import LimitExceeded, NotPermitted, TimedOut
 
@@ -255,12 +257,8 @@ async def test_an_unreadable_executable_leaves_user_selectors(attestor, listener
 
 async def test_an_executable_that_never_answers_times_out(attestor, listener, monkeypatch):
     """A read that hangs costs its caller the answer, and others of its user only their turn."""
-    import threading
-
-    from legation.agent.attestation import attestor as module
-
     release = threading.Event()
-    monkeypatch.setattr(module, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(attestor_module, "_TIMEOUT_S", 0.05)
     monkeypatch.setattr(attestor._reader, "read", lambda pid: release.wait(30))
     try:
         with Caller(listener) as caller:
@@ -274,9 +272,7 @@ async def test_an_executable_that_never_answers_times_out(attestor, listener, mo
 
 async def test_a_crowd_of_one_user_is_turned_away(attestor, listener, monkeypatch):
     """More waiting callers of one user than the limit are refused at once."""
-    from legation.agent.attestation import attestor as module
-
-    monkeypatch.setattr(module, "_WAITING_PER_USER", 1)
+    monkeypatch.setattr(attestor_module, "_WAITING_PER_USER", 1)
     with Caller(listener) as caller:
         outcomes = await asyncio.gather(
             *(attest(attestor, caller) for _ in range(2)), return_exceptions=True

@@ -7,7 +7,7 @@ import pytest
 
 from legation.envoy import Protocol
 from legation.wire.feed import TLSMode
-from tests.support.echo_servers import METHOD, grpc_echo, tcp_echo
+from tests.support.echo_servers import METHOD, grpc_echo
 from tests.support.envoy import (
     API,
     MOBILE,
@@ -22,6 +22,7 @@ from tests.support.envoy import (
     port_of,
     running_proxy,
     serving,
+    tcp_app,
 )
 
 pytestmark = pytest.mark.envoy
@@ -36,7 +37,7 @@ async def test_http_call_between_two_proxies(agent: Agent, short_path: Path) -> 
             answer = await caller.get("/orders", x_forwarded_client_cert="URI=spiffe://forged")
             stats = await server.admin.stats(r"ssl\.(versions|curves)\.")
             sent = await client.admin.stats(r"ssl\.curves\.")
-            caller.close()
+            await caller.close()
     assert answer.status == 200
     assert f"uri={WEB}" in answer.body.lower()
     assert "forged" not in answer.body
@@ -55,7 +56,7 @@ async def test_forged_identity_header_is_replaced(
         answer = await caller.get(
             x_forwarded_client_cert="By=x;URI=spiffe://forged", x_envoy_max_retries="99"
         )
-        caller.close()
+        await caller.close()
     assert answer.status == 200
     assert f"uri={MOBILE}" in answer.body.lower()
     assert "forged" not in answer.body
@@ -68,7 +69,7 @@ async def test_http2_call(agent: Agent, authorities: Authorities, short_path: Pa
         tls = authorities.client_context(authorities.leaf(WEB), short_path)
         caller = await H2Caller.connect(port_of(server.spec), tls)
         assert await caller.get() == 200
-        caller.close()
+        await caller.close()
 
 
 async def test_grpc_stream_between_two_proxies(agent: Agent, short_path: Path) -> None:
@@ -90,15 +91,14 @@ async def test_grpc_stream_between_two_proxies(agent: Agent, short_path: Path) -
 
 async def test_tcp_between_two_proxies(agent: Agent, short_path: Path) -> None:
     """Bytes of any protocol cross two proxies."""
-    async with tcp_echo() as app:
+    async with tcp_app() as app:
         server_spec = serving(app, Protocol.TCP)
         async with running_proxy(agent, server_spec, short_path):
             spec = calling(server_spec.inbound[0].listen, Protocol.TCP)
             async with running_proxy(agent, spec, short_path):
                 caller = await Caller.connect(port_of(spec))
-                caller.writer.write(b"hello")
-                assert await caller.reader.readexactly(5) == b"hello"
-                caller.close()
+                assert await caller.say(b"hello") == b"hello"
+                await caller.close()
 
 
 async def test_permissive_lets_plaintext_through_and_says_so(
@@ -125,7 +125,8 @@ async def test_permissive_lets_plaintext_through_and_says_so(
         assert "HTTP_REQUEST" in report.raw
         assert await caller.ended()
         assert (await secured.get()).status == 200
-        secured.close()
+        for connection in (caller, late, secured):
+            await connection.close()
 
 
 async def test_rotation_is_not_noticed(
@@ -144,5 +145,5 @@ async def test_rotation_is_not_noticed(
             assert int(shown, 16) == feed.held[API].serial
             assert (await new.get()).status == 200
             assert (await kept.get()).status == 200
-            new.close()
-        kept.close()
+            await new.close()
+        await kept.close()

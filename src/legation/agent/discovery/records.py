@@ -1,6 +1,7 @@
 """What a proxy tells its agent about connections, as plain values."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ from legation.errors import InvalidInput
 _MAX_RAW = 300
 _MAX_PEER = 2048
 _RBAC_REFUSAL = "rbac_access_denied_matched_policy"
+# Of a server that is not the expected one, Envoy tells the names in its complaint only.
+_SHOWN_NAME = re.compile(r"SANs.are.\[(?:[^\]]*,)?\s*(spiffe://[^\s,\]]+)")
 # A connection that broke, or that we have cut, fails in the operating system, not in TLS.
 _BROKEN = "system library"
 # What Envoy closes a connection with that no filter chain wants: plaintext at a TLS port.
@@ -101,6 +104,8 @@ def _refused(common: Any) -> Refused | None:
         cause, raw = Cause.PLAINTEXT, termination
     else:
         return None
+    if not peer and (shown := _SHOWN_NAME.search(raw)):
+        peer = shown[1]
     return Refused(
         cause=cause, peer=peer[:_MAX_PEER], serial=serial[:64].lower(), raw=raw[:_MAX_RAW]
     )

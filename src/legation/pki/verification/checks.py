@@ -86,7 +86,7 @@ def path_failures(path: Path, conditions: Conditions) -> list[Failure]:
         failures += certificate_failures(read, _subject(position, len(path)), conditions.at)
     for position in range(1, len(parts)):  # step 6
         failures += _issuer_failures(parts, position, svid=conditions.svid)
-    failures += _usage_failures(parts, conditions.purpose)  # step 7
+    failures += usage_failures(parts, conditions.purpose)  # step 7
     failures += _name_failures(parts)  # step 8
     for position, cause, detail in revocation_failures(  # step 9
         path, crls=conditions.crls, scope=conditions.crl_scope, at=conditions.at
@@ -163,7 +163,8 @@ def _has_path(uri: str) -> bool:
 # --- step 7: usage --------------------------------------------------------------------------
 
 
-def _usage_failures(path: Sequence[Parts], purpose: Purpose) -> list[Failure]:
+def usage_failures(path: Sequence[Parts], purpose: Purpose) -> list[Failure]:
+    """Return which certificates do not allow the use (step 7)."""
     failures = []
     usage = path[0].value(x509.KeyUsage)
     if usage is not None and not usage.digital_signature:

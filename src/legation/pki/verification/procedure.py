@@ -37,8 +37,9 @@ from legation.pki.verification.checks import (
     certificate_failures,
     failure,
     path_failures,
+    usage_failures,
 )
-from legation.pki.verification.path import MAX_PATH_LENGTH, Path, find_paths
+from legation.pki.verification.path import MAX_PATH_LENGTH, Path, PathSearch, find_paths
 from legation.pki.verification.revocation import CRLScope
 
 
@@ -79,7 +80,7 @@ def verify_svid(
     Args:
         chain: the leaf, then its intermediates in any order.
         bundle: the trust bundle of the one accepted trust domain, or those of several.
-        at: the moment to verify for.
+        at: the moment to verify for, with a time zone.
         purpose: what the peer uses the certificate for.
         expected: the only identity that is accepted, or None for any of a known domain.
         crls: revocation lists. With none, revocation is not checked here; with any, every
@@ -96,6 +97,7 @@ def verify_svid(
     authorities, problems = _authorities_for(spiffe_id, bundle)  # step 3
     failures += problems
     path, problems = _best_path(  # steps 4 to 9
+        leaf,
         chain,
         authorities,
         Conditions(at=at, purpose=purpose, crls=tuple(crls), crl_scope=crl_scope, svid=True),
@@ -124,7 +126,7 @@ def verify_certificate(
     Args:
         chain: the leaf, then its intermediates in any order.
         authorities: the trusted CA certificates.
-        at: the moment to verify for.
+        at: the moment to verify for, with a time zone.
         purpose: what the peer uses the certificate for.
         dns_name: the host name that was dialled, or None not to check it.
         ip_address: the address that was dialled, or None not to check it.
@@ -142,6 +144,7 @@ def verify_certificate(
     if ip_address is not None and x509.IPAddress(ip_address) not in leaf.names:
         failures.append(failure(Cause.WRONG_IDENTITY, f"it is not for {ip_address}", LEAF))
     path, problems = _best_path(  # steps 4 to 9
+        leaf,
         chain,
         tuple(authorities),
         Conditions(at=at, purpose=purpose, crls=tuple(crls), crl_scope=crl_scope, svid=False),
@@ -213,15 +216,15 @@ def _svid_leaf_failures(leaf: Parts) -> list[Failure]:
 
 def _authorities_for(
     spiffe_id: SpiffeID | None, bundle: TrustBundle | Mapping[TrustDomain, TrustBundle]
-) -> tuple[tuple[x509.Certificate, ...], list[Failure]]:
+) -> tuple[tuple[x509.Certificate, ...] | None, list[Failure]]:
     """Choose the authorities of the leaf's own trust domain, and of no other."""
     if spiffe_id is None:
-        return (), []
+        return None, []
     bundles = {bundle.trust_domain: bundle} if isinstance(bundle, TrustBundle) else bundle
     found = bundles.get(spiffe_id.trust_domain)
     if found is None or found.trust_domain != spiffe_id.trust_domain:
         detail = f"there is no trust bundle for {spiffe_id.trust_domain}"
-        return (), [failure(Cause.WRONG_TRUST_DOMAIN, detail, LEAF)]
+        return None, [failure(Cause.WRONG_TRUST_DOMAIN, detail, LEAF)]
     return found.x509_authorities, []
 
 
@@ -229,11 +232,21 @@ def _authorities_for(
 
 
 def _best_path(
+    leaf: Parts,
     chain: Sequence[x509.Certificate],
-    authorities: Sequence[x509.Certificate],
+    authorities: Sequence[x509.Certificate] | None,
     conditions: Conditions,
 ) -> tuple[Path, list[Failure]]:
-    """Return a path without failures, else the failures of the path that has the fewest."""
+    """Return a path without failures, else the failures of the path that has the fewest.
+
+    Without a path, what is wrong with the leaf by itself is still worth knowing.
+    """
+    alone = [
+        *certificate_failures(leaf, LEAF, conditions.at),
+        *usage_failures([leaf], conditions.purpose),
+    ]
+    if authorities is None:
+        return (), alone
     search = find_paths(chain[0], chain[1:], authorities)
     best: tuple[Path, list[Failure]] | None = None
     for path in search.paths:
@@ -242,20 +255,19 @@ def _best_path(
             return path, []
         if best is None or len(failures) < len(best[1]):
             best = path, failures
-    if best is not None:
-        return best
+    return best or ((), [_why_no_path(search, chain), *alone])
+
+
+def _why_no_path(search: PathSearch, chain: Sequence[x509.Certificate]) -> Failure:
     if search.unsigned:
-        problem = failure(
+        return failure(
             Cause.BAD_SIGNATURE,
             "its issuer's name is right, and the issuer's key did not sign it",
             _position(search.unsigned[0], chain),
         )
-    elif search.exhausted:
-        problem = failure(Cause.CHAIN_TOO_LONG, "no authority is near enough to the leaf")
-    else:
-        problem = failure(Cause.UNKNOWN_AUTHORITY, "no trusted authority signed this chain")
-    # What is wrong with the leaf by itself is worth knowing even so.
-    return (), [problem, *certificate_failures(Parts(chain[0]), LEAF, conditions.at)]
+    if search.exhausted:
+        return failure(Cause.CHAIN_TOO_LONG, "no authority is near enough to the leaf")
+    return failure(Cause.UNKNOWN_AUTHORITY, "no trusted authority signed this chain")
 
 
 def _host_matches(pattern: str, host: str) -> bool:

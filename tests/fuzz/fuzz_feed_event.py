@@ -1,0 +1,57 @@
+"""Any bytes as a feed event, signed or not, and as a cached feed: refused in words, or folded."""
+
+import contextlib
+import functools
+import tempfile
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import DecodeError
+
+from legation.agent.feed import FeedReceiver
+from legation.agent.feed_cache import FeedCache
+from legation.errors import LegationError
+from legation.pki import SpiffeID
+from legation.wire.protobuf import agent_pb2 as pb
+
+SEEDS = (
+    b'{"audience":null,"key":"p","kind":"policy","revision":1,"time_ms":0,"value":null}',
+    b'{"audience":null,"key":"spiffe://a/b","kind":"ban","revision":1,"time_ms":0,'
+    b'"value":{"reason":"r","since":"2026-01-01T00:00:00.000Z","spiffe_id":"spiffe://a/b"}}',
+    b'{"audience":["x"],"key":"zz","kind":"revocation","revision":1,"time_ms":0,"value":null}',
+    b'{"audience":null,"key":"a","kind":"bundle","revision":1,"time_ms":0,"value":{"keys":[]}}',
+    b'{"audience":null,"key":"ab/0","kind":"crl","revision":1,"time_ms":0,"value":{}}',
+    b'{"audience":null,"key":"e","kind":"entry","revision":1,"time_ms":0,"value":{"id":"e"}}',
+)
+AGENT = SpiffeID.parse("spiffe://a/legation/agent/one")
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+
+
+@functools.cache
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="lg-fuzz-")
+
+
+def one_input(data: bytes) -> None:
+    """Try `data` as a genuine event, a forged one, a part of the feed, and a cache file."""
+    genuine = pb.Event(body=data, signature=KEY.sign(data))
+    forged = pb.Event(body=data, signature=data[:64])
+    for event in (genuine, forged):
+        receiver = _receiver()
+        for part in (
+            pb.Events(feed_id="f", snapshot=True, complete=True, events=[event]),
+            pb.Events(feed_id="f", complete=True, revision=9, events=[event]),
+        ):
+            with contextlib.suppress(LegationError):
+                receiver.accept(part)
+    with contextlib.suppress(LegationError, DecodeError):
+        _receiver().accept(pb.Events.FromString(data))
+    path = Path(_directory().name) / "feed.log"
+    path.write_bytes(data)
+    cache = FeedCache(path)
+    list(cache.load())
+    cache.close()
+
+
+def _receiver() -> FeedReceiver:
+    return FeedReceiver(AGENT, lambda: [KEY.public_key().public_bytes_raw()])
