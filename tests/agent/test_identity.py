@@ -5,7 +5,13 @@ import os
 import pytest
 
 from legation.agent import private_files
-from legation.agent.identity import AgentIdentity, IdentityStore, Membership, spiffe_id_of
+from legation.agent.identity import (
+    AgentIdentity,
+    IdentityStore,
+    Membership,
+    feed_keys_from,
+    spiffe_id_of,
+)
 from legation.agent.private_files import make_private_directory, write_private
 from legation.errors import InvalidInput, LegationError, NotFound, Unavailable
 from legation.pki import generate_key
@@ -93,6 +99,13 @@ def test_a_damaged_membership_file_is_an_error_not_a_traceback(damage):
     """A membership that is not one is refused in words."""
     with pytest.raises(InvalidInput):
         Membership.from_bytes(damage)
+
+
+@pytest.mark.parametrize("keys", [[], ["?"], ["AAAA"], [7]])
+def test_feed_keys_of_another_form_are_refused(keys):
+    """Feed keys are at least one, of 32 bytes each, in base64."""
+    with pytest.raises(InvalidInput, match="feed key"):
+        feed_keys_from(keys)
 
 
 def test_secrets_do_not_show_in_representations(stub):

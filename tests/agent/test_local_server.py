@@ -185,6 +185,23 @@ async def test_a_message_that_is_too_large_is_refused_unread(server, path):
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("frame", "status"),
+    [
+        (b"\1\0\0\0\1x", Status.UNIMPLEMENTED),
+        (b"\0\0\0\0\1\xff", Status.INVALID_ARGUMENT),
+    ],
+    ids=["compressed", "undecodable"],
+)
+async def test_a_message_that_cannot_be_read_is_refused(server, path, frame, status, caplog):
+    """A compressed or undecodable message has its own status, and no traceback in the log."""
+    connection = H2Client(path)
+    await connection.request(frame)
+    assert await connection.trailer("grpc-status") == str(status.value)
+    assert "Traceback" not in caplog.text
+    connection.close()
+
+
 async def test_too_many_connections_of_one_user_are_turned_away(server, path, monkeypatch, caplog):
     """Beyond its share a user's new connections are closed; the ones it has keep working."""
     monkeypatch.setattr(local_server, "MAX_CONNECTIONS_PER_USER", 1)

@@ -187,3 +187,26 @@ async def test_plain_http_on_the_tls_port_is_reported_as_plaintext(rest):
     assert b"HTTP/1.1" not in await reader.read()
     writer.close()
     assert [cause for cause, _ in rest.refused] == ["plaintext"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"origin": "https://{host}"}, True),
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"origin": "https://evil.example"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "http://{host}"}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "same-site"}, False),
+    ],
+)
+async def test_a_page_of_another_site_cannot_borrow_a_browsers_certificate(rest, headers, allowed):
+    """A change that a browser makes for another origin is 403; reading is not concerned."""
+    admin = rest.connect_as("root", Role.ADMIN)
+    host = f"localhost:{rest.port}"
+    sent = {name: value.replace("{host}", host) for name, value in headers.items()}
+    answer = await admin.ask("POST", "/v1/operators/none/disable", headers=sent)
+    assert answer.status == (404 if allowed else 403)
+    assert (await admin.ask("GET", "/v1/status", headers=sent)).status == 200

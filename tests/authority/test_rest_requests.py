@@ -14,6 +14,7 @@ from legation.authority.rest.problems import TITLES, http_problem, problem_of
 from legation.causes import Cause, Failure
 from legation.errors import (
     OUTCOMES,
+    Conflict,
     InternalError,
     InvalidInput,
     LegationError,
@@ -145,6 +146,24 @@ async def test_a_handler_that_takes_too_long_is_504_and_goes_on(rest, admin, mon
     assert "before you repeat it" in answer.json["remedy"]
     release.set()
     await asyncio.wait_for(finished.wait(), 5)
+
+
+async def test_work_that_fails_after_its_time_is_logged(rest, admin, monkeypatch, caplog):
+    """Nobody waits for the answer any more, so the log is the only place to tell it."""
+    monkeypatch.setattr(application, "HANDLER_S", 0.05)
+    release, logged = asyncio.Event(), asyncio.Event()
+
+    async def fails(self):
+        await release.wait()
+        asyncio.get_running_loop().call_soon(logged.set)
+        raise Conflict("too late")
+
+    monkeypatch.setattr(type(rest.authority.services().tokens), "list", fails)
+    assert (await admin.ask("GET", "/v1/tokens")).code == "timed_out"
+    release.set()
+    await asyncio.wait_for(logged.wait(), 5)
+    await asyncio.sleep(0)
+    assert "a request failed after its time: too late" in caplog.text
 
 
 async def test_a_body_that_never_comes_is_408(rest, monkeypatch):

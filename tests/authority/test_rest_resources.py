@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 
 import pytest
@@ -289,16 +290,27 @@ async def test_agents_and_points_are_listed(rest, admin):
     assert agent["spiffe_id"] == AGENT
 
 
-async def watch(rest, revision, timeout_s, *, identity):
-    """Start curl on the stream; yield its lines as they come."""
+@contextlib.asynccontextmanager
+async def watching(rest, revision, timeout_s, *, identity):
+    """Start curl on the stream; give its lines as they come, and see it end well."""
     process = await asyncio.create_subprocess_exec(
         "curl", "-sSN", "--cacert", str(rest.roots), "--cert", str(identity),
         f"https://localhost:{rest.port}/v1/propagation/{revision}?timeout_s={timeout_s}",
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async for line in process.stdout:
-        yield json.loads(line)
-    assert await process.wait() == 0
+
+    async def lines():
+        while line := await asyncio.wait_for(process.stdout.readline(), 10):
+            yield json.loads(line)
+
+    try:
+        yield lines()
+        assert await asyncio.wait_for(process.communicate(), 10) == (b"", None)
+        assert process.returncode == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
 
 
 async def test_the_stream_names_each_point_as_it_reaches_the_revision(rest):
@@ -307,18 +319,16 @@ async def test_the_stream_names_each_point_as_it_reaches_the_revision(rest):
     rest.authority.put_point("p1", revision=7)
     rest.authority.put_point("p2", revision=6)
     rest.authority.put_point("gone", revision=3, connected=False)
-    lines = watch(rest, 7, 20, identity=identity)
-    first = await anext(lines)
-    assert first["point"]["id"] == "p1"
-    rest.authority.put_point("p2", revision=8)
-    assert (await anext(lines))["point"]["id"] == "p2"
-    summary = (await anext(lines))["summary"]
+    async with watching(rest, 7, 20, identity=identity) as lines:
+        assert (await anext(lines))["point"]["id"] == "p1"
+        rest.authority.put_point("p2", revision=8)
+        assert (await anext(lines))["point"]["id"] == "p2"
+        summary = (await anext(lines))["summary"]
     assert summary["complete"] is True
     assert summary["reached"] == 2
     assert [point["id"] for point in summary["disconnected"]] == ["gone"]
     assert summary["missing"] == []
     assert summary["elapsed_s"] < 10
-    assert [line async for line in lines] == []
 
 
 async def test_the_stream_names_those_that_did_not_reach_it_in_time(rest):
@@ -326,10 +336,11 @@ async def test_the_stream_names_those_that_did_not_reach_it_in_time(rest):
     identity = rest.enlist("alice", Role.VIEWER)
     rest.authority.put_point("p1", revision=7)
     rest.authority.put_point("late", revision=6)
-    lines = [line async for line in watch(rest, 7, 0.2, identity=identity)]
-    assert lines[0]["point"]["id"] == "p1"
-    assert lines[-1]["summary"]["complete"] is False
-    assert [point["id"] for point in lines[-1]["summary"]["missing"]] == ["late"]
+    async with watching(rest, 7, 0.2, identity=identity) as lines:
+        assert (await anext(lines))["point"]["id"] == "p1"
+        summary = (await anext(lines))["summary"]
+    assert summary["complete"] is False
+    assert [point["id"] for point in summary["missing"]] == ["late"]
 
 
 async def test_the_stream_ends_when_its_caller_is_revoked(rest):
@@ -337,12 +348,11 @@ async def test_the_stream_ends_when_its_caller_is_revoked(rest):
     identity = rest.enlist("alice", Role.VIEWER)
     rest.authority.put_point("late", revision=1)
     rest.authority.put_point("p1", revision=7)
-    lines = watch(rest, 7, 60, identity=identity)
-    assert (await anext(lines))["point"]["id"] == "p1"
-    rest.authority.revoked[rest.serials["alice"]] = None
-    last = await asyncio.wait_for(anext(lines), 3)
+    async with watching(rest, 7, 60, identity=identity) as lines:
+        assert (await anext(lines))["point"]["id"] == "p1"
+        rest.authority.revoked[rest.serials["alice"]] = None
+        last = await asyncio.wait_for(anext(lines), 3)
     assert last["problem"]["code"] == "not_authenticated"
-    assert [line async for line in lines] == []
 
 
 async def test_the_stream_ends_when_the_server_stops(rest):
@@ -350,11 +360,26 @@ async def test_the_stream_ends_when_the_server_stops(rest):
     identity = rest.enlist("alice", Role.VIEWER)
     rest.authority.put_point("late", revision=1)
     rest.authority.put_point("p1", revision=7)
-    lines = watch(rest, 7, 60, identity=identity)
-    await anext(lines)
-    stopping = asyncio.create_task(rest.server.stop())
-    assert (await asyncio.wait_for(anext(lines), 3))["problem"]["code"] == "unavailable"
+    async with watching(rest, 7, 60, identity=identity) as lines:
+        await anext(lines)
+        stopping = asyncio.create_task(rest.server.stop())
+        assert (await asyncio.wait_for(anext(lines), 3))["problem"]["code"] == "unavailable"
     await asyncio.wait_for(stopping, 3)
+
+
+async def test_a_defect_in_the_middle_of_the_stream_is_its_last_line(rest, monkeypatch, caplog):
+    """The status is long sent, so the incident is told in the stream and explained in the log."""
+    identity = rest.enlist("alice", Role.VIEWER)
+
+    def broken(self):
+        raise ZeroDivisionError("s3cret")
+
+    monkeypatch.setattr(type(rest.authority.services().propagation), "points", broken)
+    async with watching(rest, 7, 1, identity=identity) as lines:
+        line = await anext(lines)
+    assert line["problem"]["code"] == "internal"
+    assert f"incident {line['problem']['incident']}" in caplog.text
+    assert "s3cret" not in str(line)
 
 
 @pytest.mark.parametrize("query", ["-1", "x", "1?timeout_s=601", "1?timeout_s=nan", "1?timeout=1"])

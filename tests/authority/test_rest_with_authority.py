@@ -1,11 +1,19 @@
 """The HTTP edges over the real authority: store, keys, lists and all."""
 
+import asyncio
 import base64
 import json
 
 import pytest
 
-from legation.pki import RevocationList, build_request, certificates_from_pem, generate_key
+from legation.authority.propagation import StatedPoint
+from legation.pki import (
+    RevocationList,
+    SpiffeID,
+    build_request,
+    certificates_from_pem,
+    generate_key,
+)
 from tests.support.real_authority import running
 from tests.support.rest_server import run
 
@@ -21,6 +29,18 @@ CAMPAIGN = """
 positive_data_acceptance.enabled = false
 negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 413, 415]
 """
+
+
+def stated(revision):
+    return StatedPoint(
+        id="p1",
+        kind="envoy",
+        spiffe_id=API,
+        revision=revision,
+        applied_at=None,
+        capabilities=(),
+        notes=(),
+    )
 
 
 @pytest.fixture
@@ -120,6 +140,29 @@ async def test_the_waiting_stream_ends_by_itself_where_no_point_is(real):
     answer = await admin.ask("GET", "/v1/propagation/1?timeout_s=5")
     (line,) = answer.body.splitlines()
     assert json.loads(line)["summary"]["complete"] is True
+
+
+async def test_the_stream_tells_when_a_point_behind_an_agent_has_the_memo(real):
+    """A revocation's revision is waited for, and the point that acknowledges it ends the wait."""
+    admin = real.connect(real.admin)
+    token = (await admin.ask("POST", "/v1/tokens", {"agent": AGENT})).json["secret"]
+    csr = base64.b64encode(build_request(generate_key())).decode()
+    assert (await admin.ask("POST", "/v1/enrol", {"token": token, "csr": csr})).status == 201
+    board, agent = real.authority.services.propagation, SpiffeID.parse(AGENT)
+    board.connected(agent, object(), version="0.1.0", revision=0)
+    board.state(agent, revision=0, points=[stated(0)])
+    done = await admin.ask("POST", "/v1/revocations", {"spiffe_id": API, "ban": True})
+    revision = done.json["revision"]
+    behind = await admin.ask("GET", f"/v1/propagation/{revision}?timeout_s=0")
+    summary = json.loads(behind.body)["summary"]
+    assert (summary["complete"], [point["id"] for point in summary["missing"]]) == (False, ["p1"])
+    waiting = asyncio.create_task(
+        real.connect(real.admin).ask("GET", f"/v1/propagation/{revision}?timeout_s=20")
+    )
+    board.state(agent, revision=revision, points=[stated(revision)])
+    lines = [json.loads(line) for line in (await waiting).body.splitlines()]
+    assert lines[0]["point"]["revision"] == revision
+    assert lines[-1]["summary"]["complete"] is True
 
 
 async def test_a_generated_campaign_finds_no_hole_between_document_and_server(real):

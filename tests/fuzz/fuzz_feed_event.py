@@ -16,8 +16,7 @@ from legation.wire.protobuf import agent_pb2 as pb
 
 SEEDS = (
     b'{"audience":null,"key":"p","kind":"policy","revision":1,"time_ms":0,"value":null}',
-    b'{"audience":null,"key":"spiffe://a/b","kind":"ban","revision":1,"time_ms":0,'
-    b'"value":{"reason":"r","since":"2026-01-01T00:00:00.000Z","spiffe_id":"spiffe://a/b"}}',
+    b'{"audience":null,"key":"spiffe://a/b","kind":"ban","revision":1,"time_ms":0,"value":{}}',
     b'{"audience":["x"],"key":"zz","kind":"revocation","revision":1,"time_ms":0,"value":null}',
     b'{"audience":null,"key":"a","kind":"bundle","revision":1,"time_ms":0,"value":{"keys":[]}}',
     b'{"audience":null,"key":"ab/0","kind":"crl","revision":1,"time_ms":0,"value":{}}',

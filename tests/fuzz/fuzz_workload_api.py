@@ -1,11 +1,12 @@
 """Any bytes on the agent's socket: HTTP/2 frames, gRPC framing and Workload API requests.
 
 The server's protocol runs on a transport that keeps what is written, so that an input is
-deterministic and fast. Whatever the loop hears of as an unhandled exception is a finding.
+deterministic and fast. An exception that the loop hears of, or that is logged, is a finding.
 """
 
 import asyncio
 import functools
+import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ def _call(body: bytes, *, path: str = "/SpiffeWorkloadAPI/FetchX509SVID") -> byt
 SEEDS = (
     _call(b"\0\0\0\0\0"),
     _call(b"\1\0\0\0\0"),
+    _call(b"\0\0\0\0\3abc"),
     _call(b"\0\xff\xff\xff\xff"),
     _call(b"\0\0\0\0\3abc", path="/SpiffeWorkloadAPI/FetchJWTSVID"),
     _call(b"", path="/SpiffeWorkloadAPI/ValidateJWTSVID"),
@@ -93,6 +95,18 @@ class _Stranger:
         return AttestedCaller(pid=1, uid=1, gid=1, selectors=frozenset())
 
 
+class _Tracebacks(logging.Handler):
+    """Collects log records that carry a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.found.append(self.format(record))
+
+
 @functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
@@ -100,7 +114,14 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 def one_input(data: bytes) -> None:
     """Try `data` as everything that a caller ever sends on its connection."""
-    _loop().run_until_complete(_serve(data))
+    tracebacks = _Tracebacks()
+    logging.getLogger().addHandler(tracebacks)
+    try:
+        _loop().run_until_complete(_serve(data))
+    finally:
+        logging.getLogger().removeHandler(tracebacks)
+    if tracebacks.found:
+        raise AssertionError("\n".join(tracebacks.found))
 
 
 async def _serve(data: bytes) -> None:

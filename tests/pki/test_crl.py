@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
@@ -359,6 +360,16 @@ def test_a_weak_signature_does_not_count(good):
     """A list signed with SHA-224 is not believed."""
     crl = RevocationList.from_der(foreign(good, digest=hashes.SHA224()))
     assert not crl.verify_signature(good.issuer.certificate)
+
+
+def test_a_key_that_is_not_accepted_signs_no_list(good):
+    """An issuer whose key is weak, or cannot be read, signs no list that is believed."""
+    weak = make(CA, subject="Issuer", key=ec.generate_private_key(ec.SECP224R1())).certificate
+    crl = read(good)
+    assert not crl.verify_signature(weak)
+    oid = bytes.fromhex("06052b81040021")
+    der = weak.public_bytes(Encoding.DER).replace(oid, oid[:-1] + b"\x7f")
+    assert not crl.verify_signature(x509.load_der_x509_certificate(der))
 
 
 def test_an_altered_list_is_not_believed(good):

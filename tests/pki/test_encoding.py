@@ -35,6 +35,7 @@ from legation.pki import (
     to_pkcs12,
 )
 from legation.pki import der as der_encoding
+from tests.support.pki import LEAF, make
 
 KEY = generate_key()
 
@@ -225,6 +226,16 @@ def test_bad_key_stores_are_refused(good):
     mismatch = KeyStore(private_key=KEY, certificate=good.leaf.certificate)
     with pytest.raises(InvalidInput, match="cannot be put into a PKCS #12 file"):
         to_pkcs12(mismatch, password=b"secret")
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_serial_number_must_be_positive(good):
+    """A certificate whose serial number is not positive cannot be revoked, and is refused."""
+    made = make(LEAF, good.issuer, serial=(1 << 159) - 1)
+    octets = ((1 << 159) - 1).to_bytes(20, "big")
+    der = certificates_to_der([made.certificate]).replace(octets, b"\x80" + octets[1:])
+    with pytest.raises(InvalidInput, match="serial number is not positive"):
+        certificate_from_der(der)
 
 
 @given(st.binary(max_size=300))

@@ -20,6 +20,7 @@ from legation.pki import (
     WORKLOAD,
     Issuer,
     KeyAlgorithm,
+    Profile,
     SerialNumber,
     SpiffeID,
     Subject,
@@ -33,6 +34,7 @@ from legation.pki import (
     self_sign,
 )
 from legation.pki.issuance import twin
+from legation.pki.profiles import Presence
 from tests.support.pki import CA, DAY, HOUR, NOW, make
 
 EXAMPLE = TrustDomain("example.org")
@@ -383,6 +385,16 @@ def test_validity_is_aware_and_in_whole_seconds():
         Validity(NOW, NOW.replace(year=1949))
     with pytest.raises(InvalidInput, match="must end after it begins"):
         Validity(NOW, NOW)
+
+
+def test_a_profile_may_leave_the_usages_open(issuer):
+    """A profile without usages makes certificates without that extension."""
+    open_profile = Profile(
+        name="open", key_usage=WORKLOAD.key_usage, max_lifetime=DAY, spiffe_id=Presence.FORBIDDEN
+    )
+    issued = leaf(issuer, open_profile, subject=Subject(common_name="x"))
+    with pytest.raises(x509.ExtensionNotFound):
+        issued.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
 
 
 def test_profiles_are_told_apart_by_identity():

@@ -177,6 +177,13 @@ def test_profiles_are_held(good, rule, profile, spec, changes):
     assert rule in rules(make(spec, good.issuer, **changes).certificate, profile)
 
 
+def test_what_no_rule_forbids_is_not_found(good):
+    """An unknown extension and any usage, neither of them critical, break no rule."""
+    usages = x509.ExtendedKeyUsage([*BOTH_USAGES, ANY_USAGE])
+    extra = (raw("1.2.3.4", critical=False), (usages, False))
+    assert rules(make(LEAF, good.issuer, extended=None, extra=extra).certificate) == []
+
+
 def test_every_rule_is_cited_and_tried():
     """Every rule has an id of its own and a citation, and a test that breaks it."""
     every = [*LINTS, *PROFILE_LINTS]

@@ -491,7 +491,7 @@ def test_openssl_agrees(case, tmp_path):
     assert found == CASES[case].openssl_accepts
 
 
-# --- revocation ----------------------------------------------------------------------------------
+# --- revocation ------------------------------------------------------------------------------
 
 URL = "http://crl.test/7"
 
@@ -644,7 +644,7 @@ def test_a_list_with_a_bad_entry_clears_nobody():
     assert verdict(made) == [MISSING]
 
 
-# --- identities and trust domains ------------------------------------------------------------------
+# --- identities and trust domains ------------------------------------------------------------
 
 
 def test_a_verified_svid_says_who_and_until_when():
@@ -696,11 +696,11 @@ def test_a_bundle_under_the_wrong_name_does_not_count():
     assert verdict(made, bundle=misfiled) == [Cause.WRONG_TRUST_DOMAIN]
 
 
-# --- finding paths ---------------------------------------------------------------------------------
+# --- finding paths ---------------------------------------------------------------------------
 
 
 def test_the_better_of_two_paths_is_taken():
-    """During a rollover the path over a current cross-certificate is found beside an expired one."""
+    """During a rollover the path over a current cross-certificate is found beside another."""
     old, new = make(CA, subject="Old"), make(CA, subject="New")
     cross = make(CA, old, subject="New", key=new.key)
     expired = make(CA, old, subject="New", key=new.key, **PAST)
@@ -750,7 +750,7 @@ def test_an_empty_chain_is_refused():
 
 
 def test_the_work_for_one_chain_is_bounded(monkeypatch):
-    """Hundreds of CAs of one name, all without key identifiers, cost a bounded number of checks."""
+    """Many CAs of one name, without key identifiers, cost a bounded number of checks."""
     same = {"subject": "Same", "identifiers": False, "key": ec.generate_private_key(ec.SECP256R1())}
     many = tuple(make(CA, **same, serial=n + (1 << 70)).certificate for n in range(40))
     leaf = make(LEAF, make(CA, **{**same, "key": None}), identifiers=False)
@@ -779,7 +779,7 @@ def test_the_number_of_paths_is_bounded():
     assert verdict(made) == [EXPIRED]
 
 
-# --- unreadable certificates -----------------------------------------------------------------------
+# --- unreadable certificates -----------------------------------------------------------------
 
 BROKEN = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.30"), b"x")
 
@@ -819,7 +819,7 @@ def test_a_key_that_cannot_be_read_is_weak():
     assert found == [Cause.BAD_SIGNATURE, WEAK_KEY]
 
 
-# --- ordinary certificates ---------------------------------------------------------------------------
+# --- ordinary certificates -------------------------------------------------------------------
 
 
 def server(made: Chain, **changes: Any) -> list[Cause]:

@@ -54,8 +54,7 @@ async def test_calls_go_on_without_the_authority_and_renewal_needs_no_storm(
             pause_s=0.002,
         )
     await _until_all_fresh(deployment)
-    assert deployment.authority is not None
-    await deployment.authority.kill()
+    await deployment.kill_authority()
     await asyncio.sleep(LIFETIME_S * 0.75)
     before = datetime.now(UTC)
     await deployment.start_authority()

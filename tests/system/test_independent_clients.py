@@ -86,18 +86,8 @@ async def test_openssl_and_curl_agree_with_us(make_deployment: MakeDeployment) -
     assert code == 0, text
     assert json.loads(text)["caller"] == f"spiffe://{TRUST_DOMAIN}/partner"
 
-    outcome = json.loads(
-        await deployment.cli(
-            "revoke",
-            "--identity",
-            f"spiffe://{TRUST_DOMAIN}/partner",
-            "--reason",
-            "keyCompromise",
-            "--wait",
-            "-o",
-            "json",
-        )  # fmt: skip
-    )
+    partner_id = f"spiffe://{TRUST_DOMAIN}/partner"
+    outcome = await deployment.cli_json("revoke", "--identity", partner_id, "--wait")
     assert outcome["revoked"]
     code, text = await _run(*curl, "--cert", partner)
     assert code != 0 or "hello" not in text
@@ -164,8 +154,9 @@ async def test_pkilint_is_content_with_everything_that_was_issued(
         paths.append(path)
     profiles = {row["profile"] for row in page["items"]}
     assert {"workload", "agent"} <= profiles
+    linter = Path(sys.executable).with_name("lint_pkix_cert")
     for path in paths:
-        _, text = await _run(Path(sys.executable).with_name("lint_pkix_cert"), "lint", "-s", "WARNING", path)
+        _, text = await _run(linter, "lint", "-s", "WARNING", path)
         findings = [
             line
             for line in text.splitlines()

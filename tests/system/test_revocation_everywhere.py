@@ -1,7 +1,6 @@
 """Revocation as a peer sees it: every kind of connection, time and again, a neighbour unharmed."""
 
 import asyncio
-import json
 import socket
 import ssl
 import sys
@@ -146,17 +145,8 @@ async def _trial(
         watchers = {
             kind: asyncio.create_task(_first_refusal(attempt)) for kind, attempt in attempts.items()
         }
-        outcome = json.loads(
-            await deployment.cli(
-                "revoke",
-                "--identity",
-                identity.spiffe_id,
-                "--reason",
-                "keyCompromise",
-                "--wait",
-                "-o",
-                "json",
-            )  # fmt: skip
+        outcome = await deployment.cli_json(
+            "revoke", "--identity", identity.spiffe_id, "--reason", "keyCompromise", "--wait"
         )
         recorded = from_rfc3339(outcome["at"])
         async with asyncio.timeout(10):

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -217,15 +217,3 @@ def spiffe_id_of(certificate: x509.Certificate) -> SpiffeID:
     if len(uris) != 1:
         raise InvalidInput(f"a certificate with {len(uris)} URIs is not an X.509-SVID")
     return SpiffeID.parse(uris[0])
-
-
-def document_of(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return the JSON object under `key`.
-
-    Raises:
-        InvalidInput: there is none.
-    """
-    document = value.get(key)
-    if not isinstance(document, dict):
-        raise InvalidInput(f"the answer has no object {key!r}")
-    return document

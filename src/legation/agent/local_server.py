@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import h2.exceptions
+from google.protobuf.message import DecodeError
 from grpclib.config import Configuration
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
@@ -323,6 +324,10 @@ def _guarded(
             raise GRPCError(status, str(error)) from None
         except (GRPCError, StreamTerminatedError):
             raise
+        except DecodeError:
+            raise GRPCError(Status.INVALID_ARGUMENT, "not a message of this method") from None
+        except NotImplementedError:  # grpclib's answer to a compressed message
+            raise GRPCError(Status.UNIMPLEMENTED, "messages are not compressed here") from None
         except (h2.exceptions.ProtocolError, ProtocolError, ConnectionError, AssertionError):
             # The caller has gone away in the middle; there is nobody to tell.
             raise GRPCError(Status.CANCELLED, "the call was cut off") from None

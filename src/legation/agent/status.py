@@ -14,7 +14,7 @@ from legation.wire.protobuf.local_grpc import LocalServiceBase
 from legation.wire.protobuf.local_pb2 import StatusRequest, StatusResponse
 
 
-class StatusService(LocalServiceBase):
+class StatusService(LocalServiceBase):  # type: ignore[misc] # generated, seen as Any
     """Answers with a JSON document, to root and to the agent's own user.
 
     Args:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.authority.audit import render_issuance
 from legation.authority.model import IssuedRecord
-from legation.authority.serials import SerialAllocator
+from legation.authority.serials import SerialAllocator, shard_of
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import Issuance
 from legation.clock import Clock, to_rfc3339
@@ -23,7 +23,6 @@ from legation.pki import (
     Issuer,
     Profile,
     PublicKey,
-    SerialNumber,
     Subject,
     TrustDomain,
     Validity,
@@ -124,7 +123,7 @@ class Certifier:
             public_key=order.public_key,
             serial=serial,
             validity=validity,
-            crl_url=self._crl_url(SerialNumber.from_int(serial).shard),
+            crl_url=self._crl_url(shard_of(serial)),
             issuer_url=self._issuer_url,
         )
         record = IssuedRecord(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from legation.authority.events import CRLFailed, CRLPublished, EventBus
+from legation.authority.serials import shard_of
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import (
     AuditDraft,
@@ -26,7 +27,6 @@ from legation.pki import (
     Issuer,
     RevocationList,
     RevokedEntry,
-    SerialNumber,
     build_crl,
     check_successor,
 )
@@ -114,7 +114,7 @@ class CRLPublisher:
         event = committed.event
         if event.kind is Kind.REVOCATION and event.value is not None:
             revocation = Revocation.from_value(event.value)
-            shard = SerialNumber.from_int(revocation.serial).shard
+            shard = shard_of(revocation.serial)
             self._dirty.add((revocation.issuer, shard))
             self._wakeup.set()
 

@@ -178,14 +178,19 @@ class JSONLog:
         self._logger = logger
 
     def __call__(self, event: AuthorityEvent) -> None:
-        level = logging.WARNING if isinstance(event, _NOTABLE) else logging.INFO
+        level = _LEVELS.get(type(event), logging.INFO)
         if not self._logger.isEnabledFor(level):
             return
         line = {"time": to_rfc3339(self._clock.now()), "event": _word(type(event).__name__)}
         self._logger.log(level, "%s", json.dumps(line | _fields(event), ensure_ascii=True))
 
 
-_NOTABLE = (Refused, CRLFailed, HandshakesRefused)
+_LEVELS = {
+    Issued: logging.DEBUG,  # thousands a second; the audit log has each of them
+    Refused: logging.WARNING,
+    CRLFailed: logging.WARNING,
+    HandshakesRefused: logging.WARNING,
+}
 _MAX_SERIALS = 16  # in one line
 
 

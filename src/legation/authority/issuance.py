@@ -14,6 +14,7 @@ The steps, each tagged where it is done:
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from legation.authority.certifier import Certifier, Order, agreed_subject
 from legation.authority.events import EventBus, Issued, Refused
@@ -33,7 +34,6 @@ from legation.errors import (
 )
 from legation.pki import CertificateRequest, SpiffeID, Subject, algorithm_of
 from legation.pki.profiles import AGENT, WORKLOAD
-from legation.wire.feed import WorkloadEntry
 
 _SLICE_S = 0.008  # of work between two looks at the event loop
 _OVERLOADED = "try again in a second"
@@ -182,7 +182,9 @@ class IssuanceService:
         return Order(
             profile=WORKLOAD,
             subject=agreed_subject(
-                request, subject_of(entry), trust_domain=self._settings.trust_domain
+                request,
+                _subject(entry.spiffe_id, entry.dns_names),
+                trust_domain=self._settings.trust_domain,
             ),
             public_key=request.public_key,
             lifetime_s=entry.lifetime_s or self._settings.workload_lifetime_s,
@@ -234,16 +236,17 @@ class IssuanceService:
             )
 
 
-def subject_of(entry: WorkloadEntry) -> Subject:
+@lru_cache(maxsize=4096)
+def _subject(name: str, dns_names: tuple[str, ...]) -> Subject:
     """Return whom an entry's certificates name.
 
     Raises:
         NotPermitted: the entry claims an identity of the authority's own.
     """
-    spiffe_id = SpiffeID.parse(entry.spiffe_id)
+    spiffe_id = SpiffeID.parse(name)
     if spiffe_id.path.startswith(RESERVED_PREFIX):
         raise NotPermitted(f"paths under {RESERVED_PREFIX} are reserved, {spiffe_id} is one")
-    return Subject(spiffe_id=spiffe_id, dns_names=entry.dns_names)
+    return Subject(spiffe_id=spiffe_id, dns_names=dns_names)
 
 
 def _banned(spiffe_id: str) -> NotPermitted:

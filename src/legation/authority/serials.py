@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from legation.authority.store import IssuanceStore
-from legation.pki import SerialNumber
+from legation.pki.serials import INDEX_BITS, SHARD_BITS, SerialNumber
 
 BLOCK = 4096
 
@@ -54,3 +54,8 @@ class SerialAllocator:
             if block.next_index == block.end:
                 first = await self._store.reserve_serials(self._issuer, shard, BLOCK)
                 block.next_index, block.end = first, first + BLOCK
+
+
+def shard_of(serial: int) -> int:
+    """Return the shard that a serial number names, without taking the rest apart."""
+    return serial >> INDEX_BITS & (1 << SHARD_BITS) - 1

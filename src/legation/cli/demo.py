@@ -13,7 +13,8 @@ import click
 
 from legation.clock import SystemClock
 from legation.demo.deployment import Deployment
-from legation.demo.scenario import Stage, play
+from legation.demo.scenario import play
+from legation.demo.stage import Stage
 from legation.demo.transcript import Transcript
 
 _EXAMPLES = """\b
@@ -59,10 +60,9 @@ def demo(*, keep: bool, json_file: Path | None, rotation_seconds: float) -> None
 
 
 async def _run(directory: Path, transcript: Transcript, *, keep: bool, rotation_s: float) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    # SIGTERM takes the same clean way out as Ctrl-C.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    if task := asyncio.current_task():
+        # SIGTERM takes the same clean way out as Ctrl-C.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     # A CLI child resolves the same installation as this process, whatever PATH says.
     deployment = Deployment(directory, environment=dict(os.environ))  # noqa: TID251
     stage = Stage(deployment=deployment, transcript=transcript, clock=SystemClock())

@@ -15,7 +15,7 @@ the core schema of YAML 1.2, section 10.3.2: null, true and false, decimal numbe
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import yaml
 
@@ -25,6 +25,7 @@ from legation.policy import InvalidPolicy
 MAX_BYTES = 512 * 1024
 MAX_DEPTH = 32
 MAX_DOCUMENTS = 1000
+MAX_NODES = 50_000
 
 _NULL = re.compile(r"~|null|Null|NULL|", re.ASCII)
 _TRUE = re.compile(r"true|True|TRUE", re.ASCII)
@@ -98,13 +99,14 @@ def load_documents(text: bytes, *, source: str) -> list[YAMLDocument]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}" if mark else source
-        raise InvalidInput(f"{place}: {error.problem or error.context or 'not YAML'}") from None
+        kind = error.kind if isinstance(error, _NotAccepted) else InvalidInput
+        raise kind(f"{place}: {error.problem or error.context or 'not YAML'}") from None
 
 
 def _documents(loader: "_Loader", source: str) -> Iterator[YAMLDocument]:
     found = 0
     while loader.check_node():
-        node = loader.get_node()
+        node = cast("yaml.Node", loader.get_node())
         found += 1
         reader = _Reader(source)
         if found > MAX_DOCUMENTS:
@@ -117,26 +119,33 @@ def _documents(loader: "_Loader", source: str) -> Iterator[YAMLDocument]:
 
 
 class _NotAccepted(yaml.MarkedYAMLError):
-    """YAML, but not of the kind that is read here."""
+    """YAML, but not of the kind that is read here; `kind` is the error to make of it."""
 
-    def __init__(self, problem: str, event: yaml.Event) -> None:
-        super().__init__(problem=problem, problem_mark=event.start_mark)
+    def __init__(
+        self, problem: str, event: yaml.Event, *, kind: type[InvalidInput] = InvalidInput
+    ) -> None:
+        super().__init__(problem=problem, problem_mark=cast("yaml.Mark", event.start_mark))
+        self.kind = kind
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's parser, up to the tree of nodes, without aliases and bounded in depth."""
+    """PyYAML's parser, up to the tree of nodes, bounded, and without aliases and tags."""
 
     _depth = 0
+    _nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             raise _NotAccepted("aliases are not accepted", event)
         if event.tag is not None:
             raise _NotAccepted("tags are not accepted", event)
-        # Checked here and not in the tree, because composing recurses.
+        # Checked here and not in the tree: composing recurses, and takes most of the time.
         if self._depth >= MAX_DEPTH:
-            raise _NotAccepted(f"nested more than {MAX_DEPTH} deep", event)
+            raise _NotAccepted(f"nested more than {MAX_DEPTH} deep", event, kind=LimitExceeded)
+        if self._nodes >= MAX_NODES:
+            raise _NotAccepted(f"more than {MAX_NODES} values", event, kind=LimitExceeded)
+        self._nodes += 1
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -153,11 +162,11 @@ class _Reader:
     def value(self, node: yaml.Node, path: str) -> Any:
         """Return the value of `node`."""
         self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.ScalarNode):
+            return node.value if node.style else _plain(node.value)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, f"{path}[{n}]") for n, item in enumerate(node.value)]
-        return node.value if node.style else _plain(node.value)
+        return [self.value(item, f"{path}[{n}]") for n, item in enumerate(node.value)]
 
     def refuse(
         self, node: yaml.Node, path: str, problem: str, kind: type[InvalidInput] = InvalidInput

@@ -46,8 +46,8 @@ def client_context(
 ) -> ssl.SSLContext:
     """Build a TLS 1.3 client context.
 
-    Names are not checked by the TLS library, because a SPIFFE ID is not a host name; the
-    caller checks the peer's URI SAN with `peer_spiffe_ids`.
+    Names are not checked: these callers look at how they are treated by any member of the
+    trust domain, and a SPIFFE ID is not a host name that the TLS library could compare.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -57,13 +57,6 @@ def client_context(
     if credential is not None:
         context.load_cert_chain(credential)
     return context
-
-
-def peer_spiffe_ids(peer: ssl.SSLObject) -> list[str]:
-    """Return the URI SANs of the verified peer."""
-    certificate = peer.getpeercert() or {}
-    names = certificate.get("subjectAltName", ())
-    return [str(value) for kind, value in names if kind == "URI"]  # type: ignore[misc]
 
 
 class HTTP1Connection:

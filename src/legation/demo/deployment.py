@@ -92,6 +92,11 @@ class Deployment:
             lambda: listening(self.ports.status) and listening(self.ports.api), what="to be ready"
         )
 
+    async def kill_authority(self) -> None:
+        """End the authority with SIGKILL, as a crash would."""
+        if self.authority is not None:
+            await self.authority.kill()
+
     async def start_agent(self) -> None:
         """Start the agent and wait until its socket answers."""
         self.agent = await self.spawn(

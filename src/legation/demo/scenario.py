@@ -210,9 +210,7 @@ async def lose_authority(stage: Stage, *, seconds: float) -> None:
     for name in ("api", "web"):
         await deployment.cli("entry", "update", name, "--lifetime", STEADY_LIFETIME)
     await _served_lifetime(stage, minimum_s=3000)
-    authority = deployment.authority
-    _must(authority is not None, "no authority runs")
-    await authority.kill()
+    await deployment.kill_authority()
     load = Load()
     load.keep_alive(partial(HTTP1Connection.open, stage.outbound), "/api/data")
     load.keep_alive(

@@ -63,7 +63,7 @@ def upstream_cluster(outbound: Outbound, *, epoch: str, reachable: bool = True) 
     )
     if outbound.protocol is Protocol.TCP:
         return cluster
-    same = {"http_protocol_options": {}, "http2_protocol_options": {}}
+    same: dict[str, Any] = {"http_protocol_options": {}, "http2_protocol_options": {}}
     return cluster | _http_options({"use_downstream_protocol_config": same})
 
 

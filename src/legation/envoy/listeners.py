@@ -25,6 +25,11 @@ def outbound_name(outbound: Outbound) -> str:
     return f"outbound/{outbound.listen}"
 
 
+def stat_name(name: str) -> str:
+    """Return how Envoy's statistics call the listener `name`."""
+    return name.replace(".", "_").replace(":", "_").replace("[", "").replace("]", "")
+
+
 def inbound_listener(
     inbound: Inbound, *, trust_domain: TrustDomain, mtls: TLSMode, drain_epoch: int = 0
 ) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def inbound_listener(
     return {
         "name": inbound_name(inbound),
         "address": _socket_address(inbound.listen),
-        "stat_prefix": inbound_name(inbound).replace(".", "_"),
+        "stat_prefix": stat_name(inbound_name(inbound)),
         "traffic_direction": "INBOUND",
         "listener_filters": [
             {
@@ -75,7 +80,7 @@ def inbound_listener(
 def outbound_listener(outbound: Outbound, *, drain_epoch: int = 0) -> dict[str, Any]:
     """Build the local listener through which the application calls one peer."""
     if outbound.protocol is Protocol.TCP:
-        proxy = _tcp_proxy(f"outbound.{outbound.listen}", upstream_cluster_name(outbound))
+        proxy = _tcp_proxy(stat_name(outbound_name(outbound)), upstream_cluster_name(outbound))
         proxy["typed_config"]["access_log"] = [upstream_log()]
         filters = [proxy]
     else:
@@ -83,7 +88,7 @@ def outbound_listener(outbound: Outbound, *, drain_epoch: int = 0) -> dict[str, 
     return {
         "name": outbound_name(outbound),
         "address": _socket_address(outbound.listen),
-        "stat_prefix": outbound_name(outbound).replace(".", "_"),
+        "stat_prefix": stat_name(outbound_name(outbound)),
         "traffic_direction": "OUTBOUND",
         "filter_chains": [{"name": f"app-{drain_epoch}", "filters": filters}],
         "tcp_backlog_size": 1024,
@@ -95,7 +100,7 @@ def _inbound_filters(inbound: Inbound, *, authenticated: bool) -> list[dict[str,
     if inbound.protocol is not Protocol.TCP:
         return [record, inbound_manager(inbound, authenticated=authenticated)]
     names = [REVOKED, POLICY_DENY, *([POLICY_ALLOW] if authenticated else [])]
-    tcp = _tcp_proxy(f"inbound.{inbound.listen}", app_cluster_name(inbound))
+    tcp = _tcp_proxy(stat_name(inbound_name(inbound)), app_cluster_name(inbound))
     if authenticated:
         # Else the application would see a connection before anybody has shown a certificate.
         tcp["typed_config"] |= {
@@ -132,7 +137,7 @@ def _tcp_proxy(stat_prefix: str, cluster: str) -> dict[str, Any]:
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": {
             "@type": type_urls.TCP_PROXY,
-            "stat_prefix": stat_prefix.replace(":", "_").replace(".", "_"),
+            "stat_prefix": stat_prefix,
             "cluster": cluster,
             "idle_timeout": "86400s",
         },

@@ -143,7 +143,7 @@ class ProxySpec:
             raise InvalidInput(f"proxy {self.name} has neither inbound nor outbound ports")
         if max(len(self.inbound), len(self.outbound)) > MAX_ENDPOINTS:
             raise LimitExceeded(f"a proxy has at most {MAX_ENDPOINTS} ports in each direction")
-        listens = [end.listen for end in (*self.inbound, *self.outbound)]
+        listens = [end.listen for end in self.inbound] + [end.listen for end in self.outbound]
         twice = sorted({listen for listen in listens if listens.count(listen) > 1})
         if twice:
             raise InvalidInput(f"proxy {self.name} listens twice on {twice[0]}")

@@ -18,7 +18,13 @@ from legation.causes import Cause, Failure
 from legation.errors import Conflict, InvalidInput, LimitExceeded, VerificationError
 from legation.pki import der as der_encoding
 from legation.pki.issuance import Issuer, distribution_point
-from legation.pki.keys import SIGNATURE_ALGORITHMS, PublicKey, key_fingerprint, signature_hash
+from legation.pki.keys import (
+    SIGNATURE_ALGORITHMS,
+    PublicKey,
+    algorithm_of,
+    key_fingerprint,
+    signature_hash,
+)
 from legation.pki.moments import whole_seconds
 from legation.pki.parts import UNREADABLE, first_line
 
@@ -160,19 +166,19 @@ class RevocationList:
 
     def verify_signature(self, issuer_certificate: x509.Certificate) -> bool:
         """Tell whether `issuer_certificate`'s subject and key signed this list, and may."""
-        public_key = issuer_certificate.public_key()
         if self._crl.issuer != issuer_certificate.subject or not _may_sign(issuer_certificate):
+            return False
+        try:
+            public_key = issuer_certificate.public_key()
+            algorithm_of(public_key)
+        except (InvalidInput, *UNREADABLE):
             return False
         fingerprint = key_fingerprint(cast("PublicKey", public_key))
         # A list is checked for many certificates, and its signature covers megabytes.
         if fingerprint not in self._verified_by:
             if self._crl.signature_algorithm_oid not in SIGNATURE_ALGORITHMS:
                 return False
-            try:
-                valid = self._crl.is_signature_valid(cast("Any", public_key))
-            except UNREADABLE:
-                valid = False
-            if not valid:
+            if not self._crl.is_signature_valid(cast("Any", public_key)):
                 return False
             self._verified_by.add(fingerprint)
         return True

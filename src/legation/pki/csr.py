@@ -15,7 +15,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.errors import InvalidInput, LimitExceeded
 from legation.pki import der as der_encoding
-from legation.pki.keys import PrivateKey, PublicKey, algorithm_of, signature_hash
+from legation.pki.keys import (
+    SIGNATURE_ALGORITHMS,
+    PrivateKey,
+    PublicKey,
+    algorithm_of,
+    signature_hash,
+)
 from legation.pki.parts import UNREADABLE, first_line
 from legation.pki.pem import decode_one
 from legation.pki.spiffe_id import SpiffeID
@@ -111,11 +117,10 @@ def build_request(
 
 
 def _check_possession(request: x509.CertificateSigningRequest) -> None:
-    try:
-        valid = request.is_signature_valid
-    except (UnsupportedAlgorithm, ValueError, TypeError):
-        valid = False
-    if not valid:
+    if (
+        request.signature_algorithm_oid not in SIGNATURE_ALGORITHMS
+        or not request.is_signature_valid
+    ):
         raise InvalidInput(
             f"the {_WHAT} is not signed by the key it names",
             remedy="sign the request with the private key of its own public key",

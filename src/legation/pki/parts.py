@@ -4,15 +4,14 @@ from typing import Any, Final, TypeVar, cast
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.utils import CryptographyDeprecationWarning
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
 # What `cryptography` raises on a certificate whose outer frame could be read but whose
 # content cannot. It parses lazily, so any attribute may be the first to find out.
-# Its deprecation warnings, where they are errors, are about what it will refuse to read.
+# Its warnings, where warnings are errors, are about what a later version will refuse to read.
 UNREADABLE: Final = (
-    CryptographyDeprecationWarning,
+    UserWarning,
     UnsupportedAlgorithm,
     ValueError,
     TypeError,

@@ -4,6 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from legation.errors import TimedOut, Unavailable
 
@@ -49,7 +50,7 @@ class Admin:
 
     async def stats(self, pattern: str) -> dict[str, int]:
         """Return the counters and gauges whose names match `pattern`."""
-        _, body = await self.get(f"/stats?format=json&filter={pattern}")
+        _, body = await self.get(f"/stats?format=json&filter={quote(pattern)}")
         found = json.loads(body or b"{}").get("stats", ())
         return {item["name"]: int(item["value"]) for item in found if "value" in item}
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from legation.envoy.bootstrap import bootstrap
-from legation.envoy.listeners import inbound_name, outbound_name
-from legation.envoy.spec import ProxySpec
+from legation.envoy.listeners import inbound_name, outbound_name, stat_name
+from legation.envoy.spec import Protocol, ProxySpec
 from legation.errors import InvalidInput, LegationError, TimedOut, Unavailable
 from legation.proxy.admin import Admin
 
@@ -23,6 +23,8 @@ _BACK_OFF_FIRST_S, _BACK_OFF_MAX_S = 0.2, 10.0
 _HEALTHY_S = 30.0
 _STARTS_BEFORE_GIVING_UP = 3
 _POLL_S = 0.02
+_END_S = 2.5
+_REQUESTS = ("http.inbound", "http.outbound")
 
 _log = logging.getLogger(__name__)
 
@@ -156,8 +158,8 @@ class ProxySupervisor:
         """Stop taking connections, let requests finish, and end Envoy.
 
         Args:
-            grace_s: how long requests may take; the drain time if None. Envoy is gone no
-                later than five seconds after that.
+            grace_s: how long requests and TCP connections may still take; the drain time if
+                None. Envoy is gone no later than five seconds after that.
         """
         self._stopping = True
         if self._keeper is not None:
@@ -240,17 +242,33 @@ class ProxySupervisor:
         with contextlib.suppress(LegationError, TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self.admin.post("/drain_listeners?graceful&skip_exit")
-                while any((await self.admin.stats(r"^http\..*downstream_cx_active$")).values()):
+                while await self._busy():  # noqa: ASYNC110 - Envoy has no event for it
                     await asyncio.sleep(_POLL_S)
 
     async def _end(self) -> None:
-        assert self._process is not None
+        if self._process is None:
+            return
         for end in (self._process.terminate, self._process.kill):
             with contextlib.suppress(ProcessLookupError):
                 end()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), 4.0)
+                await asyncio.wait_for(self._process.wait(), _END_S)
                 return
+
+    async def _busy(self) -> bool:
+        """Tell whether an HTTP request or a TCP connection is still being served."""
+        active = await self.admin.stats(r"downstream_(rq|cx)_active$")
+        names = [f"listener.{name}.downstream_cx_active" for name in self._tcp_listeners()]
+        requests = (
+            count for name, count in active.items() if name.startswith(_REQUESTS) and "_rq_" in name
+        )
+        return any(requests) or any(active.get(name, 0) for name in names)
+
+    def _tcp_listeners(self) -> list[str]:
+        """Return how Envoy's statistics call the listeners for TCP."""
+        inbound = [inbound_name(i) for i in self.spec.inbound if i.protocol is Protocol.TCP]
+        outbound = [outbound_name(o) for o in self.spec.outbound if o.protocol is Protocol.TCP]
+        return [stat_name(name) for name in inbound + outbound]
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:

@@ -224,9 +224,7 @@ async def test_wrong_server(
                 assert (report.point, report.peer) == ("envoy/web", API)
 
 
-async def test_server_of_another_trust_domain(
-    agent: Agent, feed: Feed, short_path: Path
-) -> None:
+async def test_server_of_another_trust_domain(agent: Agent, feed: Feed, short_path: Path) -> None:
     """A trust domain whose bundle is unknown is never trusted, whatever name is expected."""
     other = Authorities(TrustDomain("other.test"))
     certificate = other.identity("spiffe://other.test/api")

@@ -103,7 +103,9 @@ async def test_open_tcp_connection(
         assert await doomed.ended()
         with pytest.raises(REFUSED):
             await Caller.once(port, bad)
-        assert (await agent.refusal("identity_banned" if ban else "certificate_revoked")).peer == WEB
+        assert (
+            await agent.refusal("identity_banned" if ban else "certificate_revoked")
+        ).peer == WEB
         assert await kept.say(b"two") == b"two"
         await doomed.close()
         await kept.close()
@@ -113,19 +115,22 @@ async def test_banned_identity_is_named_on_http(
     authorities: Authorities, feed: Feed, short_path: Path
 ) -> None:
     """Without a way to cut, a banned client reads the cause on its open connection."""
-    async with running_agent(feed, short_path, cut=False) as agent, http_app() as app:
-        async with running_proxy(agent, serving(app), short_path) as server:
-            tls = authorities.client_context(authorities.leaf(WEB), short_path)
-            caller = await Caller.connect(port_of(server.spec), tls)
-            assert (await caller.get()).status == 200
-            feed.ban(WEB)
+    async with (
+        running_agent(feed, short_path, cut=False) as agent,
+        http_app() as app,
+        running_proxy(agent, serving(app), short_path) as server,
+    ):
+        tls = authorities.client_context(authorities.leaf(WEB), short_path)
+        caller = await Caller.connect(port_of(server.spec), tls)
+        assert (await caller.get()).status == 200
+        feed.ban(WEB)
+        answer = await caller.get()
+        while answer.status == 200:
             answer = await caller.get()
-            while answer.status == 200:
-                answer = await caller.get()
-            assert answer.status == 403
-            assert answer.headers["x-legation-cause"] == "identity_banned"
-            assert "x-legation-policy" not in answer.headers
-            await caller.close()
+        assert answer.status == 403
+        assert answer.headers["x-legation-cause"] == "identity_banned"
+        assert "x-legation-policy" not in answer.headers
+        await caller.close()
 
 
 async def test_grpc_stream_in_flight(
@@ -251,22 +256,47 @@ async def test_connection_that_was_opened_before_the_agent_came(
 ) -> None:
     """After a restart of the agent, connections of unknown peers are cut when anyone is revoked."""
     revoked = authorities.leaf(WEB)
-    async with tcp_app() as app, running_agent(feed, short_path) as agent:
-        async with running_proxy(agent, serving(app, Protocol.TCP), short_path) as server:
-            port = port_of(server.spec)
-            tls = authorities.client_context(revoked, short_path)
-            old = await Caller.connect(port, tls)
-            assert await old.say(b"one") == b"one"
-            await agent.stop()
-            assert await old.say(b"two") == b"two"
-            during = await Caller.connect(port, tls)
-            assert await during.say(b"nobody is there") == b"nobody is there"
-            await agent.start()
-            await agent.in_force()
-            assert await old.say(b"three") == b"three"
-            feed.revoke(revoked)
-            await agent.in_force()
-            assert await old.ended()
-            assert await during.ended()
-            await old.close()
-            await during.close()
+    async with (
+        tcp_app() as app,
+        running_agent(feed, short_path) as agent,
+        running_proxy(agent, serving(app, Protocol.TCP), short_path) as server,
+    ):
+        port = port_of(server.spec)
+        tls = authorities.client_context(revoked, short_path)
+        old = await Caller.connect(port, tls)
+        assert await old.say(b"one") == b"one"
+        await agent.stop()
+        assert await old.say(b"two") == b"two"
+        during = await Caller.connect(port, tls)
+        assert await during.say(b"nobody is there") == b"nobody is there"
+        await agent.start()
+        await agent.in_force()
+        assert await old.say(b"three") == b"three"
+        feed.revoke(revoked)
+        await agent.in_force()
+        assert await old.ended()
+        assert await during.ended()
+        await old.close()
+        await during.close()
+
+
+async def test_tcp_connection_that_no_policy_allows_any_more(
+    agent: Agent, authorities: Authorities, feed: Feed, short_path: Path
+) -> None:
+    """A TCP connection ends when the policy that allowed it goes; the others go on."""
+    async with (
+        tcp_app() as app,
+        running_proxy(agent, serving(app, Protocol.TCP), short_path) as server,
+    ):
+        port = port_of(server.spec)
+        web, mobile = (
+            authorities.client_context(authorities.leaf(one), short_path) for one in (WEB, MOBILE)
+        )
+        doomed, kept = await Caller.connect(port, web), await Caller.connect(port, mobile)
+        assert await doomed.say(b"one") == await kept.say(b"one")
+        feed.allow(MOBILE)
+        await agent.in_force()
+        assert await doomed.ended()
+        assert await kept.say(b"two") == b"two"
+        await doomed.close()
+        await kept.close()

@@ -88,15 +88,9 @@ class ConnectionTable:
         """Return the open connections for which `refused` holds."""
         return [connection for connection in self._open.values() if refused(connection)]
 
-    def keep_only(self, alive: Iterable[Endpoints], *, before: float) -> None:
-        """Forget what was recorded `before` (Unix seconds) and is not among `alive`."""
-        living = set(alive)
-        gone = [
-            item.endpoints
-            for item in self._open.values()
-            if item.endpoints not in living and item.opened_at < before
-        ]
-        self.forget(gone)
+    def keep_only(self, alive: Iterable[Endpoints]) -> None:
+        """Forget every connection that is not among `alive`: its end was not reported."""
+        self.forget(self._open.keys() - set(alive))
 
 
 def canonical_address(text: str) -> str:

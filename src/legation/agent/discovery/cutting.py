@@ -85,6 +85,11 @@ class Cutter:
             cut += self._destroy(ports, lambda item: item.endpoints not in table)
         return cut
 
+    def prune(self, pid: int, ports: Iterable[int], table: ConnectionTable) -> None:
+        """Forget the recorded connections of `pid` that the kernel does not know any more."""
+        if self.reaches(pid):
+            table.keep_only(item.endpoints for item in self._sockets(tuple(ports)))
+
     async def cut_outbound(self, pid: int, upstreams: Iterable[Address]) -> int:
         """Cut the connections of the process `pid` to `upstreams`; return how many."""
         cut = 0
@@ -110,8 +115,8 @@ class Cutter:
             return [item for port in ports for item in diag.sockets(local_port=port)]
 
     def _destroy(self, ports: tuple[int, ...], chosen: Callable[[KernelSocket], bool]) -> int:
+        found = self._sockets(ports)
         with self._diag() as diag:
-            found = [item for port in ports for item in diag.sockets(local_port=port)]
             return sum(diag.destroy(item) for item in found if chosen(item))
 
     @contextlib.contextmanager

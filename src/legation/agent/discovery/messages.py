@@ -113,7 +113,8 @@ def _any(type_url: str, resource: Mapping[str, Any]) -> bytes:
     except json_format.ParseError as error:
         raise InternalError(f"not a {type_url.rpartition('.')[2]}: {error}") from None
     packed = any_pb2.Any(type_url=type_url, value=message.SerializeToString(deterministic=True))
-    return discovery_pb2.DiscoveryResponse(resources=[packed]).SerializeToString()
+    alone: bytes = discovery_pb2.DiscoveryResponse(resources=[packed]).SerializeToString()
+    return alone
 
 
 class Strict:

@@ -28,8 +28,10 @@ from legation.causes import Cause
 from legation.envoy import type_urls
 from legation.envoy.revocation import RevokedPeers
 from legation.envoy.snapshot import Snapshot, build
-from legation.envoy.spec import Address, Outbound, ProxySpec
+from legation.envoy.spec import Address, Outbound, Protocol, ProxySpec
 from legation.errors import LegationError
+from legation.policy import PolicyMatcher
+from legation.policy import Request as Call
 
 KIND = "envoy"
 # How long a drain may take before the revision is stated with a note about it.
@@ -78,6 +80,7 @@ class ConnectedProxy:
         self._drain_epochs: dict[str, int] = {}
         self._stale = False
         self._withdrawn = self._cut_note = ""
+        self._runner: asyncio.Task[None] | None = None
         self._work, self._enforce = asyncio.Event(), asyncio.Event()
         self._snapshot = self._build(None)
         self._enforced: Snapshot | None = None
@@ -122,8 +125,22 @@ class ConnectedProxy:
             serial=connection.serial, spiffe_id=connection.spiffe_id
         )
 
+    def opened(self, connection: OpenConnection) -> None:
+        """Record a new connection."""
+        if self.table.opened(connection):
+            return
+        self._around.cutter.prune(self.pid, self._inbound_ports(), self.table)
+        if not self.table.opened(connection):
+            _log.warning("proxy %s: too many connections to record", self.point)
+
+    def end(self) -> None:
+        """End `run`: the same process has opened another stream."""
+        if self._runner is not None:
+            self._runner.cancel()
+
     async def run(self, send: Send) -> None:
         """Serve the proxy until cancelled; `send` writes to its stream."""
+        self._runner = asyncio.current_task()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._push(send))
             tasks.create_task(self._enforce_held())
@@ -200,14 +217,15 @@ class ConnectedProxy:
         cutter = self._around.cutter
         if not cutter.reaches(self.pid):
             return await self._drain(upstreams, unknown=unknown)
-        ports = [Address.parse(inbound.listen).port for inbound in self.spec.inbound]
-        cut = await cutter.cut_inbound(ports, self.table, self._is_refused, unknown=unknown)
+        cut = await cutter.cut_inbound(
+            self._inbound_ports(), self.table, self._refused_now(), unknown=unknown
+        )
         addresses = [Address.parse(outbound.upstream) for outbound in upstreams]
         cut += await cutter.cut_outbound(self.pid, addresses)
         return f"cut {cut} connections" if cut else ""
 
     async def _drain(self, upstreams: Iterable[Outbound], *, unknown: bool) -> str:
-        doomed = [item.endpoints for item in self.table.refused(self._is_refused)]
+        doomed = [item.endpoints for item in self.table.refused(self._refused_now())]
         listens = [outbound.listen for outbound in upstreams]
         if doomed or unknown:
             listens += [inbound.listen for inbound in self.spec.inbound]
@@ -227,8 +245,29 @@ class ConnectedProxy:
         drained = f"drained {len(doomed) - left} connections"
         return f"{drained}, {left} are still open" if left else drained
 
-    def _is_refused(self, connection: OpenConnection) -> bool:
-        return self.refusal(connection) is not None
+    def _inbound_ports(self) -> list[int]:
+        return [Address.parse(inbound.listen).port for inbound in self.spec.inbound]
+
+    def _refused_now(self) -> Callable[[OpenConnection], bool]:
+        """Return a test for connections that may not stay open.
+
+        Those of revoked peers; and TCP connections that no policy allows any more, which
+        Envoy judges at their first byte only. HTTP is judged request by request.
+        """
+        tcp = [item for item in self.spec.inbound if item.protocol is Protocol.TCP]
+        tcp_ports = {Address.parse(item.listen).port for item in tcp}
+        policies = self._around.identities.state.policies.values() if tcp else ()
+        matcher = PolicyMatcher(policies)
+
+        def refused(connection: OpenConnection) -> bool:
+            if connection.serial is None:
+                return False
+            if self.refusal(connection) is not None:
+                return True
+            port = connection.endpoints.local_port
+            return port in tcp_ports and not _allowed(matcher, connection, self.spiffe_id)
+
+        return refused
 
     def _peers_revoked(self, snapshot: Snapshot) -> bool:
         """Tell whether peers were revoked since the last time connections were cut."""
@@ -282,3 +321,14 @@ class ConnectedProxy:
                 notes=tuple(note[:_MAX_NOTE] for note in notes if note),
             )
         )
+
+
+def _allowed(matcher: PolicyMatcher, connection: OpenConnection, target: str) -> bool:
+    call = Call(
+        source=connection.spiffe_id,
+        target=target,
+        method=None,
+        path=None,
+        port=connection.endpoints.local_port,
+    )
+    return matcher.decide(call).allowed

@@ -18,10 +18,11 @@ from grpclib.server import Stream
 
 from legation.agent.discovery.cutting import Cutter
 from legation.agent.discovery.messages import Encoder, RawMessage, Strict
-from legation.agent.discovery.proxies import ConnectedProxy, Surroundings
+from legation.agent.discovery.proxies import ConnectedProxy
 from legation.agent.discovery.records import opened, records
 from legation.agent.discovery.secrets import SecretClient
 from legation.agent.discovery.session import Request
+from legation.agent.discovery.surroundings import Surroundings
 from legation.agent.local_server import attest_peer
 from legation.agent.model import (
     Attestor,
@@ -32,7 +33,7 @@ from legation.agent.model import (
 from legation.causes import Cause
 from legation.clock import Clock
 from legation.envoy.spec import METADATA_KEY, ProxySpec
-from legation.errors import InvalidInput
+from legation.errors import Conflict, InvalidInput, LimitExceeded
 
 MAX_PROXIES = 256
 
@@ -133,6 +134,7 @@ class Discovery:
         first = await _first(stream)
         spec = _spec_of(first.node)
         caller = await attest_peer(stream, self._attestor)
+        self._check_room(caller.pid)
         proxy = ConnectedProxy(
             self._point_name(spec.name, caller.pid),
             spec,
@@ -143,6 +145,7 @@ class Discovery:
         before = self._proxies.get(caller.pid)
         if before is not None:  # the same process, after its stream broke
             proxy.table = before.table
+            before.end()
         self._proxies[caller.pid] = proxy
         self._follow_exit(caller.pid)
         _log.info("proxy %s is connected as %s", proxy.point, proxy.spiffe_id)
@@ -151,6 +154,7 @@ class Discovery:
     async def _secrets(self, stream: _AnyStream) -> None:
         first = await _first(stream)
         caller = await attest_peer(stream, self._attestor)
+        self._check_room(caller.pid)
         client = self._secret_clients.get(caller.pid)
         if client is None:
             client = SecretClient(first.node.id, caller, self._around)
@@ -188,12 +192,17 @@ class Discovery:
             if cause is not None:
                 answer = _REFUSE
                 self._refuse(proxy, cause, peer, serial, "refused when it was recorded")
-            elif not proxy.table.opened(connection):
-                _log.warning("proxy %s: too many connections to record", proxy.point)
+            else:
+                proxy.opened(connection)
             if connection.serial is None:
                 # Permissive mode lets it through; strict mode would not have.
                 self._refuse(proxy, Cause.PLAINTEXT, peer, serial, "let through: permissive mode")
         await stream.send_message(answer)
+
+    def _check_room(self, pid: int) -> None:
+        known = self._proxies.keys() | self._secret_clients.keys()
+        if pid not in known and len(known) >= MAX_PROXIES:
+            raise LimitExceeded(f"this agent serves {MAX_PROXIES} proxies already")
 
     def _refuse(
         self, proxy: ConnectedProxy, cause: Cause, peer: str, serial: str, raw: str
@@ -267,6 +276,8 @@ async def _serve(
     reading = asyncio.ensure_future(_read(stream, receive))
     try:
         await asyncio.wait((sending, reading), return_when=asyncio.FIRST_COMPLETED)
+        if sending.cancelled():
+            raise Conflict("another stream of the same process took over")
         for task in (reading, sending):
             if task.done():
                 _raise_first(task)

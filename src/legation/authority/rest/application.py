@@ -17,7 +17,11 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from legation.authority.model import Actor, Services
-from legation.authority.rest.authentication import authenticate, authorize
+from legation.authority.rest.authentication import (
+    authenticate,
+    authorize,
+    refuse_cross_site,
+)
 from legation.authority.rest.calls import Call, Reply, Route, Stream
 from legation.authority.rest.openapi import openapi_document
 from legation.authority.rest.problems import Problem, http_problem, problem_of
@@ -82,6 +86,7 @@ class _Endpoints:
         return endpoint
 
     async def _answer(self, route: Route, request: Request) -> Response:
+        refuse_cross_site(request.method, request.headers)
         caller = self._authorized(route, request)
         parameters = None
         if route.parameters:

@@ -60,6 +60,24 @@ def authorize(actor: Actor, role: Role) -> None:
         )
 
 
+def refuse_cross_site(method: str, headers: Mapping[str, str]) -> None:
+    """Refuse a change that a page of another site asks a browser to make.
+
+    A browser that holds an operator's certificate presents it for any page, and a POST
+    without a body needs no leave from us (Fetch, section 3.3, "simple" requests).
+
+    Raises:
+        NotPermitted: the browser names another origin than ours.
+    """
+    if method in {"GET", "HEAD"}:
+        return
+    origin = headers.get("origin")
+    if origin is not None and origin != f"https://{headers.get('host', '')}":
+        raise NotPermitted("a page of another site may not make changes here")
+    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        raise NotPermitted("a page of another site may not make changes here")
+
+
 # A connection presents the same text with each of its requests.
 @lru_cache(maxsize=1024)
 def _peer(certificate_pem: str) -> Peer:

@@ -84,18 +84,15 @@ class TwinSigner:
         # The builder's constructor, unlike its methods, takes any number.
         if not 0 < contents.serial < 1 << 159:  # RFC 5280, section 4.1.2.2
             raise InvalidInput("a serial number is positive and has at most 20 octets")
-        try:
-            return x509.CertificateBuilder(
-                contents.issuer,
-                contents.subject,
-                contents.public_key,
-                contents.serial,
-                contents.validity.not_before,
-                contents.validity.not_after,
-                list(contents.extensions),
-            ).sign(self._placeholder, self._hash)
-        except (ValueError, TypeError) as error:
-            raise InvalidInput(f"not possible in a certificate: {error}") from None
+        return x509.CertificateBuilder(
+            contents.issuer,
+            contents.subject,
+            contents.public_key,
+            contents.serial,
+            contents.validity.not_before,
+            contents.validity.not_after,
+            list(contents.extensions),
+        ).sign(self._placeholder, self._hash)
 
     def _seal(self, twin: x509.Certificate) -> x509.Certificate:
         """Put the real signature in the placeholder's place (RFC 5280, section 4.1)."""

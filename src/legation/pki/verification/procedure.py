@@ -237,16 +237,9 @@ def _best_path(
     authorities: Sequence[x509.Certificate] | None,
     conditions: Conditions,
 ) -> tuple[Path, list[Failure]]:
-    """Return a path without failures, else the failures of the path that has the fewest.
-
-    Without a path, what is wrong with the leaf by itself is still worth knowing.
-    """
-    alone = [
-        *certificate_failures(leaf, LEAF, conditions.at),
-        *usage_failures([leaf], conditions.purpose),
-    ]
+    """Return a path without failures, else the failures of the path that has the fewest."""
     if authorities is None:
-        return (), alone
+        return (), _leaf_failures(leaf, conditions)
     search = find_paths(chain[0], chain[1:], authorities)
     best: tuple[Path, list[Failure]] | None = None
     for path in search.paths:
@@ -255,7 +248,15 @@ def _best_path(
             return path, []
         if best is None or len(failures) < len(best[1]):
             best = path, failures
-    return best or ((), [_why_no_path(search, chain), *alone])
+    return best or ((), [_why_no_path(search, chain), *_leaf_failures(leaf, conditions)])
+
+
+def _leaf_failures(leaf: Parts, conditions: Conditions) -> list[Failure]:
+    """Return what is wrong with the leaf by itself: worth knowing where there is no path."""
+    return [
+        *certificate_failures(leaf, LEAF, conditions.at),
+        *usage_failures([leaf], conditions.purpose),
+    ]
 
 
 def _why_no_path(search: PathSearch, chain: Sequence[x509.Certificate]) -> Failure:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"legation/wire/protobuf/agent.proto\x12\x11legation.agent.v1\";\n\x0cIssueRequest\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.legation.agent.v1.IssueItem\"*\n\tIssueItem\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"@\n\rIssueResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.legation.agent.v1.IssueResult\"\x83\x01\n\x0bIssueResult\x12:\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32#.legation.agent.v1.CertificateChainH\x00\x12-\n\x07problem\x18\x02 \x01(\x0b\x32\x1a.legation.agent.v1.ProblemH\x00\x42\t\n\x07outcome\"(\n\x10\x43\x65rtificateChain\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\"8\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\" \n\x11RenewAgentRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"N\n\x12RenewAgentResponse\x12\x38\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32#.legation.agent.v1.CertificateChain\"\xb1\x01\n\x0bSyncRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.legation.agent.v1.HelloH\x00\x12=\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\".legation.agent.v1.AcknowledgementH\x00\x12-\n\x07reports\x18\x03 \x01(\x0b\x32\x1a.legation.agent.v1.ReportsH\x00\x42\t\n\x07message\";\n\x05Hello\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x65\x64_id\x18\x03 \x01(\t\"X\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x33\n\x06points\x18\x02 \x03(\x0b\x32#.legation.agent.v1.EnforcementPoint\"\x8d\x01\n\x10\x45nforcementPoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x15\n\rapplied_at_ms\x18\x05 \x01(\x03\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12\r\n\x05notes\x18\x07 \x03(\t\"7\n\x07Reports\x12,\n\x08refusals\x18\x01 \x03(\x0b\x32\x1a.legation.agent.v1.Refusal\"a\n\x07Refusal\x12\r\n\x05point\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\x12\x0b\n\x03raw\x18\x06 \x01(\t\"y\n\x0cSyncResponse\x12+\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x19.legation.agent.v1.EventsH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.legation.agent.v1.HeartbeatH\x00\x42\t\n\x07message\"y\n\x06\x45vents\x12\x0f\n\x07\x66\x65\x65\x64_id\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12(\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x18.legation.agent.v1.Event\"(\n\x05\x45vent\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"-\n\tHeartbeat\x12\x0e\n\x06now_ms\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x04\x32\x82\x02\n\x0c\x41gentService\x12J\n\x05Issue\x12\x1f.legation.agent.v1.IssueRequest\x1a .legation.agent.v1.IssueResponse\x12Y\n\nRenewAgent\x12$.legation.agent.v1.RenewAgentRequest\x1a%.legation.agent.v1.RenewAgentResponse\x12K\n\x04Sync\x12\x1e.legation.agent.v1.SyncRequest\x1a\x1f.legation.agent.v1.SyncResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"legation/wire/protobuf/agent.proto\x12\x11legation.agent.v1\";\n\x0cIssueRequest\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.legation.agent.v1.IssueItem\"*\n\tIssueItem\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"@\n\rIssueResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.legation.agent.v1.IssueResult\"\x83\x01\n\x0bIssueResult\x12:\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32#.legation.agent.v1.CertificateChainH\x00\x12-\n\x07problem\x18\x02 \x01(\x0b\x32\x1a.legation.agent.v1.ProblemH\x00\x42\t\n\x07outcome\"(\n\x10\x43\x65rtificateChain\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\"8\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\" \n\x11RenewAgentRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"a\n\x12RenewAgentResponse\x12\x38\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32#.legation.agent.v1.CertificateChain\x12\x11\n\tfeed_keys\x18\x02 \x03(\x0c\"\xb1\x01\n\x0bSyncRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.legation.agent.v1.HelloH\x00\x12=\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\".legation.agent.v1.AcknowledgementH\x00\x12-\n\x07reports\x18\x03 \x01(\x0b\x32\x1a.legation.agent.v1.ReportsH\x00\x42\t\n\x07message\";\n\x05Hello\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x65\x64_id\x18\x03 \x01(\t\"X\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x33\n\x06points\x18\x02 \x03(\x0b\x32#.legation.agent.v1.EnforcementPoint\"\x8d\x01\n\x10\x45nforcementPoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x15\n\rapplied_at_ms\x18\x05 \x01(\x03\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12\r\n\x05notes\x18\x07 \x03(\t\"7\n\x07Reports\x12,\n\x08refusals\x18\x01 \x03(\x0b\x32\x1a.legation.agent.v1.Refusal\"a\n\x07Refusal\x12\r\n\x05point\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\x12\x0b\n\x03raw\x18\x06 \x01(\t\"y\n\x0cSyncResponse\x12+\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x19.legation.agent.v1.EventsH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.legation.agent.v1.HeartbeatH\x00\x42\t\n\x07message\"y\n\x06\x45vents\x12\x0f\n\x07\x66\x65\x65\x64_id\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12(\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x18.legation.agent.v1.Event\"(\n\x05\x45vent\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"-\n\tHeartbeat\x12\x0e\n\x06now_ms\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x04\x32\x82\x02\n\x0c\x41gentService\x12J\n\x05Issue\x12\x1f.legation.agent.v1.IssueRequest\x1a .legation.agent.v1.IssueResponse\x12Y\n\nRenewAgent\x12$.legation.agent.v1.RenewAgentRequest\x1a%.legation.agent.v1.RenewAgentResponse\x12K\n\x04Sync\x12\x1e.legation.agent.v1.SyncRequest\x1a\x1f.legation.agent.v1.SyncResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,27 +46,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RENEWAGENTREQUEST']._serialized_start=462
   _globals['_RENEWAGENTREQUEST']._serialized_end=494
   _globals['_RENEWAGENTRESPONSE']._serialized_start=496
-  _globals['_RENEWAGENTRESPONSE']._serialized_end=574
-  _globals['_SYNCREQUEST']._serialized_start=577
-  _globals['_SYNCREQUEST']._serialized_end=754
-  _globals['_HELLO']._serialized_start=756
-  _globals['_HELLO']._serialized_end=815
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=817
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=905
-  _globals['_ENFORCEMENTPOINT']._serialized_start=908
-  _globals['_ENFORCEMENTPOINT']._serialized_end=1049
-  _globals['_REPORTS']._serialized_start=1051
-  _globals['_REPORTS']._serialized_end=1106
-  _globals['_REFUSAL']._serialized_start=1108
-  _globals['_REFUSAL']._serialized_end=1205
-  _globals['_SYNCRESPONSE']._serialized_start=1207
-  _globals['_SYNCRESPONSE']._serialized_end=1328
-  _globals['_EVENTS']._serialized_start=1330
-  _globals['_EVENTS']._serialized_end=1451
-  _globals['_EVENT']._serialized_start=1453
-  _globals['_EVENT']._serialized_end=1493
-  _globals['_HEARTBEAT']._serialized_start=1495
-  _globals['_HEARTBEAT']._serialized_end=1540
-  _globals['_AGENTSERVICE']._serialized_start=1543
-  _globals['_AGENTSERVICE']._serialized_end=1801
+  _globals['_RENEWAGENTRESPONSE']._serialized_end=593
+  _globals['_SYNCREQUEST']._serialized_start=596
+  _globals['_SYNCREQUEST']._serialized_end=773
+  _globals['_HELLO']._serialized_start=775
+  _globals['_HELLO']._serialized_end=834
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=836
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=924
+  _globals['_ENFORCEMENTPOINT']._serialized_start=927
+  _globals['_ENFORCEMENTPOINT']._serialized_end=1068
+  _globals['_REPORTS']._serialized_start=1070
+  _globals['_REPORTS']._serialized_end=1125
+  _globals['_REFUSAL']._serialized_start=1127
+  _globals['_REFUSAL']._serialized_end=1224
+  _globals['_SYNCRESPONSE']._serialized_start=1226
+  _globals['_SYNCRESPONSE']._serialized_end=1347
+  _globals['_EVENTS']._serialized_start=1349
+  _globals['_EVENTS']._serialized_end=1470
+  _globals['_EVENT']._serialized_start=1472
+  _globals['_EVENT']._serialized_end=1512
+  _globals['_HEARTBEAT']._serialized_start=1514
+  _globals['_HEARTBEAT']._serialized_end=1559
+  _globals['_AGENTSERVICE']._serialized_start=1562
+  _globals['_AGENTSERVICE']._serialized_end=1820
 # @@protoc_insertion_point(module_scope)

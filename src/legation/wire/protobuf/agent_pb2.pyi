@@ -57,10 +57,12 @@ class RenewAgentRequest(_message.Message):
     def __init__(self, csr: _Optional[bytes] = ...) -> None: ...
 
 class RenewAgentResponse(_message.Message):
-    __slots__ = ("certificate",)
+    __slots__ = ("certificate", "feed_keys")
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    FEED_KEYS_FIELD_NUMBER: _ClassVar[int]
     certificate: CertificateChain
-    def __init__(self, certificate: _Optional[_Union[CertificateChain, _Mapping]] = ...) -> None: ...
+    feed_keys: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, certificate: _Optional[_Union[CertificateChain, _Mapping]] = ..., feed_keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class SyncRequest(_message.Message):
     __slots__ = ("hello", "acknowledgement", "reports")

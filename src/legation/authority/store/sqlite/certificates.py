@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from legation.authority.model import IssuedRecord, RevocationOutcome
+from legation.authority.serials import shard_of
 from legation.authority.store.records import (
     AuditDraft,
     EventDraft,
@@ -23,19 +24,18 @@ from legation.authority.store.sqlite.values import (
     CERTIFICATE_COLUMNS,
     certificate_from_row,
     from_ms,
+    insert_rows,
     meta,
     serial_to_bytes,
-    shard_of,
     to_ms,
 )
 from legation.causes import Cause
-from legation.errors import Conflict, NotAuthenticated, NotFound
+from legation.errors import Conflict, LegationError, NotAuthenticated, NotFound
 from legation.wire.feed import Ban, Kind, Revocation
 
 _INSERT = (
     "INSERT INTO certificates (serial, spiffe_id, profile, issuer, shard, not_before_ms,"
-    " not_after_ms, requester, entry_id, key_fingerprint, der)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " not_after_ms, requester, entry_id, key_fingerprint, der) VALUES "
 )
 # States of a certificate as conditions; `:at` is now in milliseconds.
 _STATES = {
@@ -64,43 +64,56 @@ def is_banned(connection: sqlite3.Connection, spiffe_id: str) -> bool:
 
 def insert_certificate(connection: sqlite3.Connection, certificate: Issuance) -> None:
     """Record one certificate and its audit entry."""
-    connection.execute(_INSERT, _row(certificate.record))
-    append_rendered(connection, [certificate.audit])
+    _insert_all(connection, [certificate])
 
 
-def record_issuance(
-    connection: sqlite3.Connection, items: Sequence[Issuance], requester: Requester
-) -> frozenset[int]:
-    """Record certificates, except those of banned identities."""
-    _check_requester(connection, requester)
-    identities = {item.record.spiffe_id for item in items}
+def record_all(
+    transaction: Transaction, requests: Sequence[tuple[Sequence[Issuance], Requester]]
+) -> list[frozenset[int] | LegationError]:
+    """Record the certificates of many requests, except those of banned identities.
+
+    Returns:
+        For each request the serial numbers that were not recorded, or why nothing was.
+    """
+    connection = transaction.connection
+    refusals = {r: _refusal(connection, r) for r in {requester for _, requester in requests}}
+    identities = {item.record.spiffe_id for items, _ in requests for item in items}
     banned = {identity for identity in identities if is_banned(connection, identity)}
-    if banned:
+    accepted: list[Issuance] = []
+    results: list[frozenset[int] | LegationError] = []
+    for items, requester in requests:
+        if refusal := refusals[requester]:
+            results.append(refusal)
+            continue
         refused = frozenset(i.record.serial for i in items if i.record.spiffe_id in banned)
-        items = [item for item in items if item.record.spiffe_id not in banned]
-    else:
-        refused = frozenset()
-    connection.executemany(_INSERT, [_row(item.record) for item in items])
+        accepted += [item for item in items if item.record.serial not in refused]
+        results.append(refused)
+    _insert_all(connection, accepted)
+    return results
+
+
+def _insert_all(connection: sqlite3.Connection, items: Sequence[Issuance]) -> None:
+    insert_rows(connection, _INSERT, [_row(item.record) for item in items])
     append_rendered(connection, [item.audit for item in items])
-    return refused
 
 
-def _check_requester(connection: sqlite3.Connection, requester: Requester) -> None:
+def _refusal(connection: sqlite3.Connection, requester: Requester) -> NotAuthenticated | None:
     if is_banned(connection, requester.spiffe_id):
-        raise NotAuthenticated(
+        return NotAuthenticated(
             f"{requester.spiffe_id} is banned", remedy=Cause.IDENTITY_BANNED.remedy
         )
     if requester.serial is None:
-        return
+        return None
     row = connection.execute(
         "SELECT revoked_at_ms FROM certificates WHERE serial = ?",
         (serial_to_bytes(requester.serial),),
     ).fetchone()
-    if row is not None and row[0] is not None:
-        raise NotAuthenticated(
-            f"the certificate of {requester.spiffe_id} is revoked",
-            remedy=Cause.CERTIFICATE_REVOKED.remedy,
-        )
+    if row is None or row[0] is None:
+        return None
+    return NotAuthenticated(
+        f"the certificate of {requester.spiffe_id} is revoked",
+        remedy=Cause.CERTIFICATE_REVOKED.remedy,
+    )
 
 
 def _row(record: IssuedRecord) -> tuple[object, ...]:

@@ -16,7 +16,13 @@ from legation.authority.store.records import (
     FeedPosition,
 )
 from legation.authority.store.sqlite.group_commit import Transaction
-from legation.authority.store.sqlite.values import meta, optional_ms, set_meta, to_ms
+from legation.authority.store.sqlite.values import (
+    insert_rows,
+    meta,
+    optional_ms,
+    set_meta,
+    to_ms,
+)
 from legation.clock import from_rfc3339
 from legation.errors import Conflict
 from legation.wire.feed.events import FeedEvent, Kind, SignedEvent
@@ -168,8 +174,9 @@ def append_audit(connection: sqlite3.Connection, draft: AuditDraft, **known: Any
 
 def append_rendered(connection: sqlite3.Connection, entries: Sequence[bytes]) -> None:
     """Append entries that are canonical JSON already."""
-    connection.executemany(
-        "INSERT INTO audit (entry, leaf_hash) VALUES (?, ?)",
+    insert_rows(
+        connection,
+        "INSERT INTO audit (entry, leaf_hash) VALUES ",
         [(entry, hashlib.sha256(_LEAF + entry).digest()) for entry in entries],
     )
 

@@ -149,7 +149,7 @@ class SQLiteStore:
     async def record_issuance(
         self, items: Sequence[Issuance], *, requester: Requester
     ) -> frozenset[int]:
-        return await self._write(certificates.record_issuance, items, requester)
+        return await self._commits.run_together(certificates.record_all, (items, requester))
 
     async def certificate(self, serial: int) -> IssuedRecord:
         return await self._read(certificates.certificate, serial)

@@ -1,6 +1,7 @@
 """How values look in a row: milliseconds, 16-byte serial numbers, and records read back."""
 
 import sqlite3
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ from legation.authority.model import IssuedRecord
 from legation.errors import NotFound
 
 SERIAL_BYTES = 16
+_MOST_ROWS = 64  # of one statement
 
 CERTIFICATE_COLUMNS = (
     "serial, spiffe_id, profile, issuer, not_before_ms, not_after_ms, requester, entry_id,"
@@ -47,9 +49,24 @@ def serial_to_bytes(serial: int) -> bytes:
         raise NotFound(f"no certificate has the serial number {serial:x}") from None
 
 
-def shard_of(serial: int) -> int:
-    """Return the shard that a serial number names, see `legation.pki.SerialNumber`."""
-    return (serial >> 48) & 0xFFFF
+def insert_rows(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows in few statements: `executemany` would run, and lock, once a row.
+
+    Args:
+        connection: where to.
+        head: the statement up to and with ``VALUES``.
+        rows: all of one length.
+    """
+    start = 0
+    while start < len(rows):
+        # Powers of two: a handful of statements, each prepared once.
+        size = min(_MOST_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+        part = rows[start : start + size]
+        group = f"({', '.join('?' * len(part[0]))})"
+        connection.execute(
+            head + ", ".join([group] * size), [value for row in part for value in row]
+        )
+        start += size
 
 
 def certificate_from_row(row: tuple[Any, ...]) -> IssuedRecord:
