@@ -179,5 +179,6 @@ async def test_a_generated_campaign_finds_no_hole_between_document_and_server(re
         # disable the caller itself.
         "--exclude-operation-id", "watchPropagation",
         "--exclude-operation-id", "disableOperator",
+        cwd=real.directory,
     )  # fmt: skip
     assert code == 0, (out + err).decode()[:9000]

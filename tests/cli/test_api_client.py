@@ -83,9 +83,9 @@ def _accept(listener: socket.socket, context: ssl.SSLContext, answer: Answer) ->
         raw, _ = listener.accept()
         raw.settimeout(10)
         with context.wrap_socket(raw, server_side=True) as connection:
-            request = b""
-            while not _complete(request):
-                request += connection.recv(65536)
+            request = chunk = connection.recv(65536)
+            while chunk and not _complete(request):
+                request += (chunk := connection.recv(65536))
             answer(connection)
 
 

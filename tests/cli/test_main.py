@@ -36,7 +36,7 @@ def _modules_after(*arguments: str) -> set[str]:
         (("--help",), (*SERVER_PARTS, "cryptography", "pydantic", "yaml", "asyncio", "ssl")),
         (("revoke", "--help"), (*SERVER_PARTS, "cryptography", "pydantic", "yaml", "asyncio")),
         (("server", "run", "--help"), (*SERVER_PARTS, "cryptography", "pydantic", "yaml")),
-        (("policy", "validate", "/dev/null"), (*SERVER_PARTS, "cryptography", "pydantic")),
+        (("policy", "validate", "/dev/null"), (*SERVER_PARTS, "ssl", "asyncio")),
         (("certificate", "inspect", "/dev/null"), (*SERVER_PARTS, "pydantic", "yaml")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) and len(value) < 4 else "",

@@ -1,27 +1,56 @@
 """Certificates: what any peer may present before it is known who it is."""
 
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 from legation.errors import InvalidInput, VerificationError
 from legation.pki import (
+    WORKLOAD,
+    Issuer,
     Purpose,
+    SpiffeID,
+    Subject,
     TrustBundle,
     TrustDomain,
+    Validity,
     certificates_from_der,
     certificates_from_pem,
     certificates_to_der,
+    generate_key,
+    issue,
+    issue_ca,
     lint_certificate,
     only_trust_domain,
+    self_sign,
     verify_svid,
 )
-from tests.support.pki import CA, LEAF, NOW, make
 
+NOW = datetime(2031, 3, 1, 12, tzinfo=UTC)
+_VALIDITY = Validity(NOW - timedelta(hours=1), NOW + timedelta(hours=1))
 _EXAMPLE = TrustDomain("example.org")
-_ROOT = make(CA, subject="Root", names=only_trust_domain(_EXAMPLE))
-_ISSUER = make(CA, _ROOT, subject="Issuer", path_length=0)
-_CHAIN = [make(LEAF, _ISSUER, dns_names=("a.test",)).certificate, _ISSUER.certificate]
-_BUNDLE = TrustBundle(_EXAMPLE, (_ROOT.certificate,))
-SEEDS = (certificates_to_der(_CHAIN),)
+_ROOT_KEY, _KEY = generate_key(), generate_key()
+_ROOT = self_sign(
+    _ROOT_KEY, subject=Subject(common_name="Root"), serial=1 << 100, validity=_VALIDITY
+).certificate
+_CA = issue_ca(
+    Issuer(_ROOT, _ROOT_KEY),
+    subject=Subject(common_name="Issuer"),
+    public_key=_KEY.public_key(),
+    serial=1 << 101,
+    validity=_VALIDITY,
+    name_constraints=only_trust_domain(_EXAMPLE),
+).certificate
+_LEAF = issue(
+    Issuer(_CA, _KEY),
+    WORKLOAD,
+    subject=Subject(spiffe_id=SpiffeID(_EXAMPLE, "/api"), dns_names=("a.test",)),
+    public_key=generate_key().public_key(),
+    serial=1 << 102,
+    validity=_VALIDITY,
+    crl_url="http://crl.test/7",
+).certificate
+_BUNDLE = TrustBundle(_EXAMPLE, (_ROOT,))
+SEEDS = (certificates_to_der([_LEAF, _CA]),)
 
 
 def one_input(data: bytes) -> None:
@@ -34,5 +63,5 @@ def one_input(data: bytes) -> None:
             lint_certificate(certificate)
         verified = verify_svid(chain, bundle=_BUNDLE, at=NOW, purpose=Purpose.BOTH)
         # What is signed must be the same; the signature itself has equivalent encodings.
-        if verified.certificate.tbs_certificate_bytes != _CHAIN[0].tbs_certificate_bytes:
+        if verified.certificate.tbs_certificate_bytes != _LEAF.tbs_certificate_bytes:
             raise AssertionError("an altered certificate was believed")

@@ -1,12 +1,24 @@
 """Revocation lists: fetched over plain HTTP, so anyone on the way may have changed them."""
 
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
 from legation.errors import InvalidInput
-from legation.pki import RevocationList, RevokedEntry, build_crl
-from tests.support.pki import CA, HOUR, LEAF, NOW, make
+from legation.pki import (
+    WORKLOAD,
+    Issuer,
+    RevocationList,
+    RevokedEntry,
+    SpiffeID,
+    Subject,
+    Validity,
+    build_crl,
+    generate_key,
+    issue,
+    self_sign,
+)
 
 
 def _signed_part(data: bytes) -> bytes:
@@ -14,11 +26,28 @@ def _signed_part(data: bytes) -> bytes:
 
 
 URL = "http://crl.test/7"
-_ISSUER = make(CA, subject="Issuer")
-_LEAF = make(LEAF, _ISSUER, crl_urls=(URL,)).certificate
+NOW = datetime(2031, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+_KEY = generate_key()
+_CA = self_sign(
+    _KEY,
+    subject=Subject(common_name="Issuer"),
+    serial=1 << 100,
+    validity=Validity(NOW - HOUR, NOW + 9 * HOUR),
+).certificate
+_ISSUER = Issuer(_CA, _KEY)
+_LEAF = issue(
+    _ISSUER,
+    WORKLOAD,
+    subject=Subject(spiffe_id=SpiffeID.parse("spiffe://example.org/api")),
+    public_key=generate_key().public_key(),
+    serial=1 << 101,
+    validity=Validity(NOW - HOUR, NOW + HOUR),
+    crl_url=URL,
+).certificate
 SEEDS = tuple(
     build_crl(
-        _ISSUER.issuer,
+        _ISSUER,
         [RevokedEntry(_LEAF.serial_number, NOW, "keyCompromise"), RevokedEntry(7, NOW)],
         number=5,
         this_update=NOW,
@@ -35,6 +64,6 @@ def one_input(data: bytes) -> None:
     with suppress(InvalidInput):
         crl = RevocationList.from_der(data)
         # What is signed must be the same; the signature itself has equivalent encodings.
-        if crl.verify_signature(_ISSUER.certificate) and _signed_part(data) not in _SIGNED_PARTS:
+        if crl.verify_signature(_CA) and _signed_part(data) not in _SIGNED_PARTS:
             raise AssertionError("an altered list was believed")
         crl.failures(_LEAF, NOW)

@@ -260,6 +260,15 @@ def test_requests_are_bounded_and_of_one_kind(good):
             assert StatusRequest.from_der(der).nonce is None
 
 
+def test_a_serial_number_that_nobody_issues_is_refused(good):
+    """A request about a negative serial number is refused, since none can exist."""
+    der = question(good).to_der()
+    serial = good.leaf.certificate.serial_number.to_bytes(13, "big")
+    assert serial in der
+    with pytest.raises(InvalidInput, match="serial number is not positive"):
+        StatusRequest.from_der(der.replace(serial, b"\x84" + serial[1:]))
+
+
 def test_what_is_no_message_is_refused(good):
     """Garbage is neither a request nor a response, and responses are bounded."""
     for data in (b"", b"\x30\x00", b"\x30\x03\x02\x01\x01"):

@@ -140,10 +140,13 @@ async def serving(directory: Path, **options: Any) -> AsyncIterator[RestServer]:
         await server.server.stop()
 
 
-async def run(*command: str, stdin: bytes | None = None) -> tuple[int, bytes, bytes]:
+async def run(
+    *command: str, stdin: bytes | None = None, cwd: Path | None = None
+) -> tuple[int, bytes, bytes]:
     """Run a tool without blocking the loop that serves it."""
     process = await asyncio.create_subprocess_exec(
         *command,
+        cwd=cwd,
         stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

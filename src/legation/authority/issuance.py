@@ -11,8 +11,7 @@ The steps, each tagged where it is done:
    transaction; only then it leaves.
 """
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +21,7 @@ from legation.authority.feed import FeedHub
 from legation.authority.model import RESERVED_PREFIX
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import Issuance, IssuanceStore, Requester
+from legation.authority.workbench import Workbench
 from legation.causes import Cause
 from legation.clock import Clock
 from legation.errors import (
@@ -35,7 +35,6 @@ from legation.errors import (
 from legation.pki import CertificateRequest, SpiffeID, Subject, algorithm_of
 from legation.pki.profiles import AGENT, WORKLOAD
 
-_SLICE_S = 0.008  # of work between two looks at the event loop
 _OVERLOADED = "try again in a second"
 
 Chain = tuple[bytes, ...]
@@ -68,6 +67,7 @@ class IssuanceService:
         self._settings = settings
         self._clock = clock
         self._events = events
+        self._workbench: Workbench[Issuance | LegationError] = Workbench(clock)
         self._inflight = 0
 
     async def issue(
@@ -147,20 +147,22 @@ class IssuanceService:
     async def _certify_all(
         self, agent: str, items: Sequence[tuple[str, bytes]]
     ) -> list[Issuance | LegationError]:
-        outcomes: list[Issuance | LegationError] = []
         serials = await self._certifier.serials(len(items))
-        slice_end = self._clock.monotonic() + _SLICE_S
-        for (entry_id, csr), serial in zip(items, serials, strict=True):
-            try:
-                outcomes.append(
-                    self._certifier.certify(self._order(agent, entry_id, csr), serial=serial)
-                )
-            except LegationError as error:
-                outcomes.append(error)
-            if len(outcomes) < len(items) and self._clock.monotonic() >= slice_end:
-                await asyncio.sleep(0)
-                slice_end = self._clock.monotonic() + _SLICE_S
-        return outcomes
+        certify = self._certify_one
+
+        def work() -> Iterator[Issuance | LegationError]:
+            for (entry_id, csr), serial in zip(items, serials, strict=True):
+                yield certify(agent, entry_id, csr, serial)
+
+        return await self._workbench.do(work())
+
+    def _certify_one(
+        self, agent: str, entry_id: str, csr: bytes, serial: int
+    ) -> Issuance | LegationError:
+        try:
+            return self._certifier.certify(self._order(agent, entry_id, csr), serial=serial)
+        except LegationError as error:
+            return error
 
     def _order(self, agent: str, entry_id: str, csr: bytes) -> Order:
         entry = self._hub.state.entries.get(entry_id)

@@ -76,35 +76,21 @@ def load(
         LimitExceeded: the file is larger than 256 KiB.
         InvalidInput: not TOML, an unknown key, or a value of the wrong kind; one line each.
     """
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    problems: list[str] = []
+    layers = _Layers(model)
     if path is not None:
-        table = _read_file(path)
-        problems += _unknown_keys(model, table, str(path))
-        _merge(model, values, table, origins=origins, origin=str(path))
-    variables = os.environ if environment is None else environment  # noqa: TID251 - read here
-    for name, value in sorted(variables.items()):
-        keys, problem = _keys_of_variable(model, name)
-        if problem:
-            problems.append(problem)
-        if keys:
-            _put(values, keys, _split_list(model, keys, value))
-            origins[".".join(keys)] = name
-    for dotted, flag in (flags or {}).items():
-        if flag is not None:
-            _put(values, tuple(dotted.split(".")), flag)
-            origins[dotted] = "flag"
-            problems += _unknown_keys(model, _nested(dotted, flag), "flag")
-    if problems:
-        raise _invalid(problems)
+        layers.add_file(path)
+    layers.add_environment(
+        os.environ if environment is None else environment  # noqa: TID251 - read here
+    )
+    layers.add_flags(flags or {})
+    if layers.problems:
+        raise _invalid(layers.problems)
     try:
-        config = model.model_validate(values)
+        config = model.model_validate(layers.values)
     except ValidationError as error:
-        raise _invalid([_line(detail, origins) for detail in error.errors()]) from None
-    for dotted, _ in _leaves(config):
-        origins.setdefault(dotted, DEFAULT)
-    return Loaded(config=config, origins=origins)
+        raise _invalid([_line(detail, layers.origins) for detail in error.errors()]) from None
+    defaults = dict.fromkeys((dotted for dotted, _ in _leaves(config)), DEFAULT)
+    return Loaded(config=config, origins=defaults | layers.origins)
 
 
 def shown(loaded: Loaded[ConfigT]) -> list[Setting]:
@@ -134,6 +120,37 @@ class _FileSchema(GenerateJsonSchema):
                 return str(dft)
             case _:
                 return super().encode_default(dft)
+
+
+class _Layers:
+    """The values so far, where each came from, and the keys that nobody knows."""
+
+    def __init__(self, model: type[Section]) -> None:
+        self._model = model
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def add_file(self, path: Path) -> None:
+        table = _read_file(path)
+        self.problems += _unknown_keys(self._model, table, str(path))
+        _merge(self._model, self.values, table, origins=self.origins, origin=str(path))
+
+    def add_environment(self, variables: Mapping[str, str]) -> None:
+        for name, value in sorted(variables.items()):
+            keys, problem = _keys_of_variable(self._model, name)
+            if problem:
+                self.problems.append(problem)
+            if keys:
+                _put(self.values, keys, _split_list(self._model, keys, value))
+                self.origins[".".join(keys)] = name
+
+    def add_flags(self, flags: Mapping[str, object]) -> None:
+        for dotted, value in flags.items():
+            if value is not None:
+                _put(self.values, tuple(dotted.split(".")), value)
+                self.origins[dotted] = "flag"
+                self.problems += _unknown_keys(self._model, _nested(dotted, value), "flag")
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -5,14 +5,11 @@ from typing import Any
 from legation.envoy.access_log import AGENT_CLUSTER
 from legation.envoy.spec import METADATA_KEY, ProxySpec
 
-_LOG_FIELDS = {"time": "%Y-%m-%dT%T.%e%z", "level": "%l", "logger": "%n", "message": "%j"}
 # An agent that comes back, or an entry that is made, is to be noticed soon.
 _RETRY = {"retry_back_off": {"base_interval": "0.2s", "max_interval": "2s"}}
 
 
-def bootstrap(
-    spec: ProxySpec, *, agent_socket: str, admin_socket: str, json_log: bool = False
-) -> dict[str, Any]:
+def bootstrap(spec: ProxySpec, *, agent_socket: str, admin_socket: str) -> dict[str, Any]:
     """Build the bootstrap.
 
     Args:
@@ -20,10 +17,8 @@ def bootstrap(
         agent_socket: path of the agent's Unix socket.
         admin_socket: path of the Unix socket for Envoy's own administration. It can stop the
             proxy and show its configuration, so it belongs into a private directory.
-        json_log: log lines as JSON objects.
     """
-    log = {"application_log_config": {"log_format": {"json_format": _LOG_FIELDS}}}
-    return (log if json_log else {}) | {
+    return {
         "node": {
             "id": spec.name,
             "cluster": spec.identity or spec.name,

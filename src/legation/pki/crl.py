@@ -33,6 +33,13 @@ _WHAT: Final = "certificate revocation list"
 # RFC 5280, section 5.3.1. "removeFromCRL" belongs to delta lists; a certificate that is not
 # revoked is not in ours.
 REASONS: Final = frozenset(reason.value for reason in x509.ReasonFlags) - {"removeFromCRL"}
+# RFC 5280, section 5.3.1: no extension at all rather than "unspecified".
+_REASON_EXTENSIONS: Final[dict[str, list[x509.Extension[x509.ExtensionType]]]] = {
+    reason: []
+    if reason == "unspecified"
+    else [x509.Extension(x509.CRLReason.oid, False, x509.CRLReason(x509.ReasonFlags(reason)))]
+    for reason in REASONS
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,17 +288,14 @@ def _revoked(entry: RevokedEntry) -> x509.RevokedCertificate:
             f"{entry.reason[:40]!a} is not a reason for revocation",
             remedy=f"use one of {', '.join(sorted(REASONS))}",
         )
-    builder = (
-        x509.RevokedCertificateBuilder()
-        .serial_number(entry.serial)
-        .revocation_date(whole_seconds(entry.revoked_at, "revoked_at"))
-    )
-    # RFC 5280, section 5.3.1: absent rather than "unspecified".
-    if entry.reason != "unspecified":
-        builder = builder.add_extension(
-            x509.CRLReason(x509.ReasonFlags(entry.reason)), critical=False
-        )
-    return builder.build()
+    # The builder's constructor, unlike its methods, takes any number.
+    if not 0 < entry.serial < 1 << 159:
+        raise InvalidInput("a serial number is positive and has at most 20 octets")
+    return x509.RevokedCertificateBuilder(
+        entry.serial,
+        whole_seconds(entry.revoked_at, "revoked_at"),
+        _REASON_EXTENSIONS[entry.reason],
+    ).build()
 
 
 def _entry(revoked: x509.RevokedCertificate) -> RevokedEntry:

@@ -328,6 +328,8 @@ def _certificate_id(source: ocsp.OCSPRequest | ocsp.OCSPResponse) -> Certificate
     name = source.hash_algorithm.name
     if name not in _SUPPORTED_HASHES:
         raise ValueError(f"it names certificates by {name}")
+    if not 0 < source.serial_number < 1 << 159:  # RFC 5280, section 4.1.2.2
+        raise ValueError("the serial number is not positive, or longer than 20 octets")
     return CertificateID(
         hash_name=name,
         issuer_name_hash=source.issuer_name_hash,

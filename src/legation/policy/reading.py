@@ -162,4 +162,4 @@ _KINDS: tuple[tuple[type, str], ...] = (
 
 def _kind(value: object) -> str:
     """Name a type in the words of YAML and JSON."""
-    return next((name for kind, name in _KINDS if isinstance(value, kind)), "this")
+    return next((name for kind, name in _KINDS if isinstance(value, kind)), type(value).__name__)

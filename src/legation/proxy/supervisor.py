@@ -24,6 +24,8 @@ _HEALTHY_S = 30.0
 _STARTS_BEFORE_GIVING_UP = 3
 _POLL_S = 0.02
 _END_S = 2.5
+# Not in the bootstrap: Envoy writes its first lines before it reads that.
+_JSON_LINE = '{"time":"%Y-%m-%dT%T.%e%z","level":"%l","logger":"%n","message":"%j"}'
 _REQUESTS = ("http.inbound", "http.outbound")
 
 _log = logging.getLogger(__name__)
@@ -68,7 +70,6 @@ class ProxySupervisor:
             spec,
             agent_socket=str(agent_socket.absolute()),
             admin_socket=str(self.admin_socket.absolute()),
-            json_log=json_log,
         )
         self._argv = [
             str(envoy),
@@ -83,6 +84,7 @@ class ProxySupervisor:
             "immediate",
             "--log-level",
             log_level,
+            *(("--log-format", _JSON_LINE) if json_log else ()),
         ]
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None

@@ -29,7 +29,7 @@ def copy(tmp_path):
     shutil.copyfile(PYTHON, path)
     path.chmod(0o755)
     process = subprocess.Popen(
-        [path, "-I", "-S", "-c", "import sys; print(); sys.stdin.read()"],
+        [path, "-I", "-S", "-c", "import sys; print(flush=True); sys.stdin.read()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -111,25 +111,37 @@ async def test_open_tcp_connection(
         await kept.close()
 
 
-async def test_banned_identity_is_named_on_http(
-    authorities: Authorities, feed: Feed, short_path: Path
+@pytest.mark.parametrize(
+    ("serial", "cause"),
+    [
+        (0xABC << 64, "certificate_revoked"),
+        (0xABCD << 64, "certificate_revoked"),
+        (1, "certificate_revoked"),
+        (None, "identity_banned"),
+    ],
+    ids=["odd-digits", "even-digits", "one", "ban"],
+)
+async def test_open_http_connection_without_a_way_to_cut(
+    authorities: Authorities, feed: Feed, short_path: Path, serial: int | None, cause: str
 ) -> None:
-    """Without a way to cut, a banned client reads the cause on its open connection."""
+    """A revoked client reads the cause in the next answer on its open connection."""
+    revoked = authorities.leaf(WEB, serial=serial)
     async with (
         running_agent(feed, short_path, cut=False) as agent,
         http_app() as app,
         running_proxy(agent, serving(app), short_path) as server,
     ):
-        tls = authorities.client_context(authorities.leaf(WEB), short_path)
+        tls = authorities.client_context(revoked, short_path)
         caller = await Caller.connect(port_of(server.spec), tls)
         assert (await caller.get()).status == 200
-        feed.ban(WEB)
+        feed.revoke(revoked) if serial else feed.ban(WEB)
         answer = await caller.get()
         while answer.status == 200:
             answer = await caller.get()
         assert answer.status == 403
-        assert answer.headers["x-legation-cause"] == "identity_banned"
+        assert answer.headers["x-legation-cause"] == cause
         assert "x-legation-policy" not in answer.headers
+        assert answer.body == f'{{"cause":"{cause}","error":"refused"}}\n'
         await caller.close()
 
 

@@ -1,0 +1,116 @@
+"""Who is in the map of revoked peers, and what an upstream's epoch depends on."""
+
+import pytest
+
+from legation.envoy import Protocol, type_urls
+from legation.envoy.revocation import (
+    RevokedPeers,
+    admitted_sources,
+    matcher,
+    revoked_peers,
+    serial_text,
+    upstream_epoch,
+    upstream_facts,
+)
+from legation.wire.feed import Kind
+from tests.support.envoy import API, MOBILE, STRANGER, WEB, Authorities, Feed
+
+
+def _revoked(feed: Feed, authorities: Authorities, *identities: str) -> dict[str, int]:
+    serials = {}
+    for identity in identities:
+        leaf = authorities.leaf(identity)
+        feed.revoke(leaf)
+        serials[identity] = leaf.certificate.serial_number
+    return serials
+
+
+def test_only_peers_that_could_be_let_in(feed: Feed, authorities: Authorities) -> None:
+    """Who is refused by policy anyway needs no place in the map."""
+    feed.allow(WEB, "spiffe://example.org/phones/*")
+    phone = "spiffe://example.org/phones/7"
+    serials = _revoked(feed, authorities, WEB, phone, STRANGER)
+    feed.ban(WEB)
+    feed.ban(STRANGER)
+    peers = revoked_peers(feed.state, API)
+    assert peers.serials == tuple(sorted((serials[WEB], serials[phone])))
+    assert peers.identities == (WEB,)
+
+
+def test_nobody_is_let_in_without_a_policy(feed: Feed, authorities: Authorities) -> None:
+    """Without a policy the map is empty, because everybody is refused."""
+    _revoked(feed, authorities, WEB)
+    assert revoked_peers(feed.state, API) == RevokedPeers()
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({"rules": [{}]}, True),
+        ({"rules": [{"to": [{"methods": ["GET"]}]}]}, True),
+        ({"rules": [{"from": [{"notSpiffeIDs": [MOBILE]}]}]}, True),
+        ({"rules": [{"from": [{"spiffeIDs": [WEB], "notSpiffeIDs": [WEB]}]}]}, True),
+        ({"rules": [{"from": [{"spiffeIDs": [MOBILE]}]}]}, False),
+        ({"rules": [{}], "action": "DENY"}, False),
+        ({"rules": [{}], "mode": "shadow"}, False),
+        ({"rules": [{}], "target": MOBILE}, False),
+    ],
+    ids=["all", "operation", "not", "both", "other", "deny", "shadow", "other-target"],
+)
+def test_what_admits(feed: Feed, policy: dict[str, object], expected: bool) -> None:
+    """Only an enforced ALLOW policy for this target admits, and doubt counts as yes."""
+    feed.put_policy("one", **policy)  # type: ignore[arg-type]
+    assert admitted_sources(feed.state.policies.values(), API)(WEB) is expected
+
+
+def test_revocation_of_nobody_in_particular_counts(feed: Feed, authorities: Authorities) -> None:
+    """A revocation that does not say whose certificate it is stands in every map."""
+    leaf = authorities.leaf(WEB)
+    feed.revoke(leaf)
+    key = f"{leaf.certificate.serial_number:x}"
+    row = feed.state.revocations[leaf.certificate.serial_number].to_value()
+    feed.put(Kind.REVOCATION, key, row | {"spiffe_id": ""})
+    assert revoked_peers(feed.state, API).serials == (leaf.certificate.serial_number,)
+
+
+@pytest.mark.parametrize(
+    ("serial", "text"), [(1, "01"), (0xABC, "0abc"), (0xABCD, "abcd"), (1 << 127, "80" + "00" * 15)]
+)
+def test_serial_text(serial: int, text: str) -> None:
+    """A serial number is written in whole bytes, as Envoy writes it."""
+    assert serial_text(serial) == text
+
+
+def test_matcher_looks_up_serials_then_identities() -> None:
+    """Serials come first, identities next, and everybody else goes on."""
+    config = matcher(RevokedPeers(serials=(1, 2), identities=(WEB,)), Protocol.HTTP)
+    assert set(config["matcher_tree"]["exact_match_map"]["map"]) == {"01", "02"}
+    second = config["on_no_match"]["matcher"]
+    assert set(second["matcher_tree"]["exact_match_map"]["map"]) == {WEB}
+    last = second["on_no_match"]["action"]["typed_config"]
+    assert last == {"@type": type_urls.RBAC_ACTION, "name": "not_revoked", "action": "ALLOW"}
+
+
+def test_tcp_matcher_has_identities_only() -> None:
+    """A network filter cannot see serials."""
+    config = matcher(RevokedPeers(serials=(1,), identities=(WEB,)), Protocol.TCP)
+    assert set(config["matcher_tree"]["exact_match_map"]["map"]) == {WEB}
+
+
+def test_epoch_follows_the_facts_about_one_upstream(feed: Feed, authorities: Authorities) -> None:
+    """The epoch changes with each revocation and ban of the upstream, and of nobody else."""
+
+    def epoch() -> str:
+        return upstream_epoch(upstream_facts(feed.state, API))
+
+    epochs = [epoch()]
+    assert epochs == ["0"]
+    _revoked(feed, authorities, WEB)
+    assert epoch() == "0"
+    for change in (lambda: _revoked(feed, authorities, API), lambda: feed.ban(API)):
+        change()
+        epochs.append(epoch())
+    feed.put(Kind.BAN, API, None)
+    epochs.append(epoch())
+    assert epochs[3] == epochs[1]
+    assert len(set(epochs)) == 3
