@@ -20,7 +20,7 @@ def stub():
 
 
 def certified(stub, key, spiffe_id=API, **options):
-    chain = stub.certify(WORKLOAD, spiffe_id, key.public_key(), **options)
+    chain = stub.certify(WORKLOAD, spiffe_id, key.public_key(), begin=stub.now, **options)
     return tuple(certificate.public_bytes(Encoding.DER) for certificate in chain)
 
 

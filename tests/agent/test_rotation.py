@@ -210,6 +210,18 @@ async def test_an_unknown_key_algorithm_harms_no_other(bench, make_entry):
     assert problems["e2"] is None
 
 
+async def test_an_answer_with_too_few_results_is_refused(bench, make_entry, monkeypatch):
+    """When results are missing nobody guesses whose they are: the whole answer is refused."""
+
+    async def nothing(requests):
+        return []
+
+    monkeypatch.setattr(bench.certifier, "issue", nothing)
+    bench.put(make_entry())
+    await bench.settle()
+    assert "another number" in bench.rotator.status()[0].problem
+
+
 async def test_rotate_now_renews_only_what_was_named(bench, make_entry):
     """A forced rotation of one entry leaves the other's certificate alone."""
     bench.put(make_entry("/a", id="e1"), make_entry("/b", id="e2"))

@@ -5,8 +5,6 @@ import json
 import logging
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from legation.authority.model import Role
 from legation.authority.rest import application, reading
@@ -49,7 +47,7 @@ async def admin(rest):
         (b'"\\ud800"', 400, "lone surrogate"),
         (b'"\xed\xa0\x80"', 400, "not UTF-8"),
         (b"\xff", 400, "not UTF-8"),
-        ('{"a": 1}'.encode("utf-16-le"), 400, "not UTF-8"),
+        ('{"a": 1}'.encode("utf-16-le"), 400, "not JSON"),
         (b" " * ((1 << 20) + 1), 413, "at most 1048576 bytes"),
     ],
 )
@@ -210,13 +208,3 @@ def test_an_error_of_a_kind_not_in_the_table_takes_its_nearest_ancestors_place()
     assert problem_of(Narrower("x")).status == 413
     assert problem_of(LegationError("lone \ud800")).to_json()
     assert http_problem(431, "x").code == "limit_exceeded"
-
-
-@given(st.binary(max_size=400))
-def test_any_body_parses_or_is_refused(data: bytes) -> None:
-    """No bytes raise anything but our errors, and what parses can be written again."""
-    try:
-        value = reading.parse_body(data)
-    except LegationError:
-        return
-    json.dumps(value, ensure_ascii=False).encode()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from legation.envoy import Protocol, type_urls
+from legation.envoy import type_urls
 from legation.envoy.revocation import (
     RevokedPeers,
     admitted_sources,
@@ -83,7 +83,7 @@ def test_serial_text(serial: int, text: str) -> None:
 
 def test_matcher_looks_up_serials_then_identities() -> None:
     """Serials come first, identities next, and everybody else goes on."""
-    config = matcher(RevokedPeers(serials=(1, 2), identities=(WEB,)), Protocol.HTTP)
+    config = matcher(RevokedPeers(serials=(1, 2), identities=(WEB,)), tcp=False)
     assert set(config["matcher_tree"]["exact_match_map"]["map"]) == {"01", "02"}
     second = config["on_no_match"]["matcher"]
     assert set(second["matcher_tree"]["exact_match_map"]["map"]) == {WEB}
@@ -93,7 +93,7 @@ def test_matcher_looks_up_serials_then_identities() -> None:
 
 def test_tcp_matcher_has_identities_only() -> None:
     """A network filter cannot see serials."""
-    config = matcher(RevokedPeers(serials=(1,), identities=(WEB,)), Protocol.TCP)
+    config = matcher(RevokedPeers(serials=(1,), identities=(WEB,)), tcp=True)
     assert set(config["matcher_tree"]["exact_match_map"]["map"]) == {WEB}
 
 

@@ -33,7 +33,10 @@ def test_round_trip(spec: ProxySpec) -> None:
         ({"name": "a", "inbound": {}}, "legation.inbound is not a list"),
         ({"name": "a", "inbound": [5]}, "legation.inbound[0] is not an object"),
         ({"name": "a", "inbound": [{"listen": "h:1"}]}, "legation.inbound[0].app is missing"),
-        ({"name": "a", "inbound": [INBOUND | {"protocol": "udp"}]}, "known are http, http2, tcp"),
+        (
+            {"name": "a", "inbound": [INBOUND | {"protocol": "udp"}]},
+            "known are http, http2, tcp, tcp-s",
+        ),
         ({"name": "a", "inbound": [INBOUND | {"listen": "here:80"}]}, "cannot listen on the name"),
         ({"name": "a", "inbound": [INBOUND | {"app": "127.0.0.1:0"}]}, "0 is not a port"),
         ({"name": "a", "inbound": [INBOUND, INBOUND]}, "listens twice on 127.0.0.1:8443"),

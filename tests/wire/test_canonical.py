@@ -51,7 +51,19 @@ def test_what_has_no_single_form_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b'{"a":1,"a":2}', b"NaN", b"[Infinity]", b"\xff", b"[1,]", b"{'a':1}"],
+    [
+        b"",
+        b"{",
+        b'{"a":1,"a":2}',
+        b"NaN",
+        b"[Infinity]",
+        b"\xff",
+        b"[1,]",
+        b"{'a':1}",
+        "[1]".encode("utf-16"),
+        b"9" * 5000,
+        b'"\\ud800"',
+    ],
 )
 def test_what_is_not_json_is_refused(data: bytes) -> None:
     """Broken JSON and duplicate keys are invalid input, never a traceback."""
@@ -75,9 +87,9 @@ def test_size_and_depth_are_bounded() -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_json_or_invalid_input(data: bytes) -> None:
-    """Nothing but InvalidInput ever leaves the parser."""
+    """Nothing but InvalidInput ever leaves the parser, and what parses can be written again."""
     try:
         value = parse_json(data)
     except InvalidInput:
         return
-    json.dumps(value)
+    json.dumps(value, ensure_ascii=False).encode()

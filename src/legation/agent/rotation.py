@@ -9,12 +9,12 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol, Self
 
+from legation.agent.certifying import Certifier, Outcome, certify
 from legation.agent.model import AttestedCaller, Changes, WorkloadIdentity
-from legation.agent.proof import prove, still_proved
+from legation.agent.proof import still_proved
 from legation.agent.schedule import (
     DEFAULT_TIMING,
     RenewalTiming,
@@ -22,16 +22,8 @@ from legation.agent.schedule import (
     resume_delay_s,
 )
 from legation.clock import Clock
-from legation.errors import InternalError, InvalidInput, LegationError
-from legation.pki import (
-    KeyAlgorithm,
-    PrivateKey,
-    SpiffeID,
-    TrustBundle,
-    build_request,
-    generate_key,
-    private_key_to_der,
-)
+from legation.errors import InternalError, LegationError
+from legation.pki import SpiffeID, TrustBundle
 from legation.wire.feed import FeedState, Kind, WorkloadEntry
 
 BATCH = 64
@@ -40,20 +32,9 @@ _BATCHES_AT_ONCE = 4
 _LONGEST_NAP_S = 15.0
 # Assumed when nothing was issued yet whose lifetime could be known.
 _USUAL_LIFETIME = timedelta(hours=1)
-_SLOW_KEYS = frozenset({KeyAlgorithm.RSA_3072, KeyAlgorithm.RSA_4096})
 _RELEVANT = frozenset({Kind.ENTRY, Kind.REVOCATION, Kind.BAN, Kind.BUNDLE})
 
 _log = logging.getLogger(__name__)
-
-
-class Certifier(Protocol):
-    """Certifies keys for workload entries."""
-
-    async def issue(
-        self, requests: Sequence[tuple[str, bytes]]
-    ) -> Sequence[tuple[bytes, ...] | LegationError]:
-        """Return for each (entry id, CSR) the chain in DER, leaf first, or the error."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -264,42 +245,38 @@ class Rotator:
 
     async def _issue(self, rows: Sequence[_Row]) -> None:
         asked = [row.entry for row in rows]
-        outcomes: Sequence[WorkloadIdentity | LegationError]
+        waiting = list(zip(rows, asked, strict=True))
+        failure: LegationError | None = None
         try:
             async with self._slots:
-                outcomes = await self._certified(asked)
+                async for outcomes in certify(
+                    asked, certifier=self._certifier, bundle=lambda: self.bundle, clock=self._clock
+                ):
+                    done, waiting = waiting[: len(outcomes)], waiting[len(outcomes) :]
+                    self._settle(done, outcomes)
         except LegationError as error:
-            outcomes = [error] * len(rows)
+            failure = error
         except Exception as error:
             _log.exception("certifying failed")
-            defect = InternalError(f"certifying failed: {type(error).__name__}")
-            outcomes = [defect] * len(rows)
+            failure = InternalError(f"certifying failed: {type(error).__name__}")
         finally:
             for row in rows:
                 row.in_flight = False
-        for row, entry, outcome in zip(rows, asked, outcomes, strict=True):
+        if failure is not None:
+            self._settle(waiting, [failure] * len(waiting))
+        self._wake.set()
+
+    def _settle(
+        self, asked: Sequence[tuple[_Row, WorkloadEntry]], outcomes: Sequence[Outcome]
+    ) -> None:
+        for (row, entry), outcome in zip(asked, outcomes, strict=True):
+            row.in_flight = False
+            # The entry may have been changed or deleted since.
             if self._rows.get(entry.id) is row and row.entry == entry:
                 self._take(row, outcome)
         self._changes.notify()
-        self._wake.set()
 
-    async def _certified(
-        self, entries: Sequence[WorkloadEntry]
-    ) -> list[WorkloadIdentity | LegationError]:
-        prepared = [await _prepared(entry) for entry in entries]
-        asked = [request for request in prepared if not isinstance(request, LegationError)]
-        answers = iter(await self._certifier.issue([(r.entry.id, r.csr) for r in asked]))
-        bundle, at = self.bundle, self._clock.now()
-        return await asyncio.to_thread(
-            lambda: [
-                request
-                if isinstance(request, LegationError)
-                else _proved(request, next(answers), bundle=bundle, at=at)
-                for request in prepared
-            ]
-        )
-
-    def _take(self, row: _Row, outcome: WorkloadIdentity | LegationError) -> None:
+    def _take(self, row: _Row, outcome: Outcome) -> None:
         now = self._clock.now()
         if isinstance(outcome, WorkloadIdentity):
             cause = self.state.refusal(serial=outcome.serial, spiffe_id=outcome.spiffe_id)
@@ -321,55 +298,6 @@ class Rotator:
         end = row.identity.not_after if row.identity else now + _lifetime_of(row.entry)
         row.due = next_renewal(begin, end, now=now, failures=row.failures, jitter=_jitter())
         _log.warning("%s is not certified: %s", row.entry.spiffe_id, outcome)
-
-
-async def _prepared(entry: WorkloadEntry) -> "_Request | LegationError":
-    try:
-        if entry.key_algorithm in _SLOW_KEYS:
-            return await asyncio.to_thread(_Request.of, entry)
-        return _Request.of(entry)
-    except LegationError as error:
-        return error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    entry: WorkloadEntry
-    private_key: PrivateKey = field(repr=False)
-    csr: bytes
-
-    @classmethod
-    def of(cls, entry: WorkloadEntry) -> Self:
-        if entry.key_algorithm not in set(KeyAlgorithm):
-            raise InvalidInput(f"this agent makes no keys of {entry.key_algorithm!a}")
-        private_key = generate_key(KeyAlgorithm(entry.key_algorithm))
-        spiffe_id = SpiffeID.parse(entry.spiffe_id)
-        csr = build_request(private_key, spiffe_id=spiffe_id, dns_names=entry.dns_names)
-        return cls(entry=entry, private_key=private_key, csr=csr)
-
-
-def _proved(
-    request: _Request,
-    answer: tuple[bytes, ...] | LegationError,
-    *,
-    bundle: TrustBundle,
-    at: datetime,
-) -> WorkloadIdentity | LegationError:
-    if isinstance(answer, LegationError):
-        return answer
-    expected = SpiffeID.parse(request.entry.spiffe_id)
-    try:
-        chain = prove(answer, request.private_key, expected=expected, bundle=bundle, at=at)
-    except LegationError as error:
-        return error
-    return WorkloadIdentity(
-        entry=request.entry,
-        chain=answer,
-        private_key=private_key_to_der(request.private_key),
-        serial=chain[0].serial_number,
-        not_before=chain[0].not_valid_before_utc,
-        not_after=chain[0].not_valid_after_utc,
-    )
 
 
 def _change_entry(row: _Row, entry: WorkloadEntry, now: datetime) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from legation.envoy import type_urls
 from legation.envoy.revocation import RevokedPeers, matcher
-from legation.envoy.spec import Protocol
 from legation.policy import AuthorizationPolicy, compile_rbac
 
 REVOKED = "revoked"
@@ -21,42 +20,42 @@ _REVOKED_PREFIX = "revoked_"
 FORESEEN_PREFIX = "foreseen_"
 
 
-def filter_name(name: str, protocol: Protocol) -> str:
+def filter_name(name: str, *, tcp: bool) -> str:
     """Name the network filter or the HTTP filter called `name`; they are two resources."""
-    return f"tcp-{name}" if protocol is Protocol.TCP else name
+    return f"tcp-{name}" if tcp else name
 
 
 def filters(
     peers: RevokedPeers,
     policies: Iterable[AuthorizationPolicy],
     target: str,
-    protocol: Protocol,
+    *,
+    tcp: bool,
 ) -> list[dict[str, Any]]:
     """Build the filters for calls to `target`, in the order in which they run."""
-    is_tcp = protocol is Protocol.TCP
-    compiled = compile_rbac(policies, target, protocol="tcp" if is_tcp else "http")
+    compiled = compile_rbac(policies, target, protocol="tcp" if tcp else "http")
     configs = {
-        REVOKED: _revoked(peers, compiled.deny["rules"], protocol),
+        REVOKED: _revoked(peers, compiled.deny["rules"], tcp=tcp),
         POLICY_DENY: compiled.deny,
         POLICY_ALLOW: compiled.allow,
     }
-    kind = type_urls.NETWORK_RBAC if is_tcp else type_urls.HTTP_RBAC
+    kind = type_urls.NETWORK_RBAC if tcp else type_urls.HTTP_RBAC
     return [
-        {"name": filter_name(name, protocol), "typed_config": {"@type": kind, **config}}
+        {"name": filter_name(name, tcp=tcp), "typed_config": {"@type": kind, **config}}
         for name, config in configs.items()
     ]
 
 
-def _revoked(peers: RevokedPeers, deny_rules: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
+def _revoked(peers: RevokedPeers, deny_rules: dict[str, Any], *, tcp: bool) -> dict[str, Any]:
     """Build the first filter.
 
     When a DENY policy refuses a request, Envoy writes the refusal before it writes down which
     policy it was, and the refusal is to name it. So this filter, which comes earlier,
     evaluates the same rules in shadow, if there are any.
     """
-    if protocol is Protocol.TCP:
-        return {"stat_prefix": _REVOKED_PREFIX, "matcher": matcher(peers, protocol)}
-    config = {"rules_stat_prefix": _REVOKED_PREFIX, "matcher": matcher(peers, protocol)}
+    if tcp:
+        return {"stat_prefix": _REVOKED_PREFIX, "matcher": matcher(peers, tcp=tcp)}
+    config = {"rules_stat_prefix": _REVOKED_PREFIX, "matcher": matcher(peers, tcp=tcp)}
     if deny_rules["policies"]:
         config |= {"shadow_rules": deny_rules, "shadow_rules_stat_prefix": FORESEEN_PREFIX}
     return config

@@ -39,7 +39,7 @@ def app_cluster(inbound: Inbound) -> dict[str, Any]:
             return cluster | _http_options({"explicit_http_config": {"http_protocol_options": {}}})
         case Protocol.HTTP2:
             return cluster | _http_options({"explicit_http_config": {"http2_protocol_options": {}}})
-        case Protocol.TCP:
+        case _:
             return cluster
 
 
@@ -61,7 +61,7 @@ def upstream_cluster(outbound: Outbound, *, epoch: str, reachable: bool = True) 
     cluster["transport_socket"] = upstream(
         SpiffeID.parse(outbound.spiffe_id), server_name=None if address.is_ip else address.host
     )
-    if outbound.protocol is Protocol.TCP:
+    if outbound.protocol.is_tcp:
         return cluster
     same: dict[str, Any] = {"http_protocol_options": {}, "http2_protocol_options": {}}
     return cluster | _http_options({"use_downstream_protocol_config": same})

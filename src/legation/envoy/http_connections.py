@@ -92,7 +92,7 @@ def _manager(
             "route_config": _routes(cluster),
             "http_filters": [*checks, router],
             "upgrade_configs": [{"upgrade_type": "websocket"}],
-            "http2_protocol_options": {"max_concurrent_streams": 1024, "allow_connect": True},
+            "http2_protocol_options": {"max_concurrent_streams": 1024},
             "request_headers_timeout": "10s",
             # Streams may last for days, but one that is silent for an hour is given up.
             "stream_idle_timeout": "3600s",

@@ -79,7 +79,7 @@ def inbound_listener(
 
 def outbound_listener(outbound: Outbound, *, drain_epoch: int = 0) -> dict[str, Any]:
     """Build the local listener through which the application calls one peer."""
-    if outbound.protocol is Protocol.TCP:
+    if outbound.protocol.is_tcp:
         proxy = _tcp_proxy(stat_name(outbound_name(outbound)), upstream_cluster_name(outbound))
         proxy["typed_config"]["access_log"] = [upstream_log()]
         filters = [proxy]
@@ -97,16 +97,16 @@ def outbound_listener(outbound: Outbound, *, drain_epoch: int = 0) -> dict[str, 
 
 def _inbound_filters(inbound: Inbound, *, authenticated: bool) -> list[dict[str, Any]]:
     record = _connection_record()
-    if inbound.protocol is not Protocol.TCP:
+    if not inbound.protocol.is_tcp:
         return [record, inbound_manager(inbound, authenticated=authenticated)]
     names = [REVOKED, POLICY_DENY, *([POLICY_ALLOW] if authenticated else [])]
     tcp = _tcp_proxy(stat_name(inbound_name(inbound)), app_cluster_name(inbound))
     if authenticated:
-        # Else the application would see a connection before anybody has shown a certificate.
-        tcp["typed_config"] |= {
-            "upstream_connect_mode": "ON_DOWNSTREAM_TLS_HANDSHAKE",
-            "max_early_data_bytes": 65536,
-        }
+        # The application sees no connection before the filters have let a first byte
+        # through, or at least, if it has to speak first, before a certificate was shown.
+        server_first = inbound.protocol is Protocol.TCP_SERVER_FIRST
+        moment = "ON_DOWNSTREAM_TLS_HANDSHAKE" if server_first else "ON_DOWNSTREAM_DATA"
+        tcp["typed_config"] |= {"upstream_connect_mode": moment, "max_early_data_bytes": 65536}
     return [record, *map(_discovered, names), tcp]
 
 
@@ -146,7 +146,7 @@ def _tcp_proxy(stat_prefix: str, cluster: str) -> dict[str, Any]:
 
 def _discovered(name: str) -> dict[str, Any]:
     return {
-        "name": filter_name(name, Protocol.TCP),
+        "name": filter_name(name, tcp=True),
         "config_discovery": {
             "config_source": {"ads": {}, "resource_api_version": "V3"},
             "type_urls": [type_urls.NETWORK_RBAC],

@@ -11,7 +11,6 @@ from typing import Any
 
 from legation.causes import Cause
 from legation.envoy import type_urls
-from legation.envoy.spec import Protocol
 from legation.pki.spiffe_id import SCHEME
 from legation.policy import Action, AuthorizationPolicy, Mode
 from legation.wire.feed import FeedState
@@ -85,7 +84,7 @@ def serial_text(serial: int) -> str:
     return digits.rjust(len(digits) + len(digits) % 2, "0")
 
 
-def matcher(peers: RevokedPeers, protocol: Protocol) -> dict[str, Any]:
+def matcher(peers: RevokedPeers, *, tcp: bool) -> dict[str, Any]:
     """Build the RBAC matcher that refuses `peers` and lets everybody else go on.
 
     The serial number is looked up first, then the SPIFFE ID. The name of the action is the
@@ -98,7 +97,7 @@ def matcher(peers: RevokedPeers, protocol: Protocol) -> dict[str, Any]:
         Cause.IDENTITY_BANNED,
         otherwise={"action": _action("not_revoked", "ALLOW")},
     )
-    if protocol is Protocol.TCP:
+    if tcp:
         return by_identity
     return _lookup(
         _input(type_urls.FILTER_STATE_INPUT, key=SERIAL_STATE_KEY),

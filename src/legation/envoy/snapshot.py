@@ -18,7 +18,7 @@ from legation.envoy.revocation import (
     upstream_facts,
 )
 from legation.envoy.secrets import identity_secret, trust_secret, usable_lists
-from legation.envoy.spec import Outbound, Protocol, ProxySpec
+from legation.envoy.spec import Outbound, ProxySpec
 from legation.pki.spiffe_id import SpiffeID, TrustDomain
 from legation.wire.feed import FeedState, TLSMode
 
@@ -173,14 +173,11 @@ def _listeners(inputs: ProxyInputs) -> dict[str, Resource]:
 
 def _extensions(inputs: ProxyInputs, revoked: RevokedPeers) -> dict[str, Resource]:
     # One set of filters serves all HTTP ports, and one all TCP ports.
-    kinds = {
-        Protocol.TCP if inbound.protocol is Protocol.TCP else Protocol.HTTP
-        for inbound in inputs.spec.inbound
-    }
+    kinds = {inbound.protocol.is_tcp for inbound in inputs.spec.inbound}
     policies = inputs.state.policies.values()
     target = str(inputs.spiffe_id)
     return _named(
-        item for kind in sorted(kinds) for item in filters(revoked, policies, target, kind)
+        item for tcp in sorted(kinds) for item in filters(revoked, policies, target, tcp=tcp)
     )
 
 

@@ -29,7 +29,15 @@ class Protocol(StrEnum):
 
     HTTP = "http"  # HTTP/1.1, and WebSocket
     HTTP2 = "http2"  # HTTP/2 with prior knowledge, and gRPC
-    TCP = "tcp"
+    TCP = "tcp"  # anything in which the client speaks first
+    # Anything in which the server does, such as MySQL or SMTP. Who has an identity but no
+    # permission sees the greeting: Envoy judges a connection at the client's first byte.
+    TCP_SERVER_FIRST = "tcp-server-first"
+
+    @property
+    def is_tcp(self) -> bool:
+        """Tell whether it is passed on as bytes, and not as requests."""
+        return self in {Protocol.TCP, Protocol.TCP_SERVER_FIRST}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def downstream(trust_domain: TrustDomain, protocol: Protocol) -> dict[str, Any]:
     """
     members = {"prefix": f"{trust_domain.id}/"}
     context = _common(trust_domain, members)
-    if protocol is not Protocol.TCP:
+    if not protocol.is_tcp:
         context["alpn_protocols"] = ["h2", "http/1.1"]
     return {
         "name": "envoy.transport_sockets.tls",

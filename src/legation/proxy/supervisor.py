@@ -12,7 +12,7 @@ from pathlib import Path
 
 from legation.envoy.bootstrap import bootstrap
 from legation.envoy.listeners import inbound_name, outbound_name, stat_name
-from legation.envoy.spec import Protocol, ProxySpec
+from legation.envoy.spec import ProxySpec
 from legation.errors import InvalidInput, LegationError, TimedOut, Unavailable
 from legation.proxy.admin import Admin
 
@@ -268,8 +268,8 @@ class ProxySupervisor:
 
     def _tcp_listeners(self) -> list[str]:
         """Return how Envoy's statistics call the listeners for TCP."""
-        inbound = [inbound_name(i) for i in self.spec.inbound if i.protocol is Protocol.TCP]
-        outbound = [outbound_name(o) for o in self.spec.outbound if o.protocol is Protocol.TCP]
+        inbound = [inbound_name(i) for i in self.spec.inbound if i.protocol.is_tcp]
+        outbound = [outbound_name(o) for o in self.spec.outbound if o.protocol.is_tcp]
         return [stat_name(name) for name in inbound + outbound]
 
 

@@ -29,22 +29,44 @@ def canonical_json(value: object) -> bytes:
 
 
 def parse_json(data: bytes, *, limit: int = 1 << 20) -> Any:
-    """Read JSON from a peer, bounded in size and depth, without duplicate keys.
+    """Read JSON from a peer, bounded in size and depth.
+
+    UTF-8 only (RFC 8259, section 8.1), without duplicate keys or lone surrogates (RFC 7493).
 
     Raises:
         LimitExceeded: larger than `limit` bytes, or nested too deep.
-        InvalidInput: not JSON, or a key occurs twice.
+        InvalidInput: not JSON, a key twice, a number of thousands of digits, a lone surrogate.
     """
     if len(data) > limit:
-        raise LimitExceeded(f"{len(data)} bytes of JSON, at most {limit} are accepted")
+        raise LimitExceeded(f"{len(data)} bytes of JSON, at most {limit} bytes are accepted")
     try:
-        value = json.loads(data, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        # Decoded here, because json.loads would guess UTF-16 and UTF-32.
+        text = data.decode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_no_constant,
+            parse_int=_bounded_int,
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise LimitExceeded("JSON nested too deep") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InvalidInput("JSON that is not UTF-8") from None
+    except UnicodeEncodeError:
+        raise InvalidInput("a lone surrogate has no place in JSON") from None
+    except json.JSONDecodeError as error:
         raise InvalidInput(f"not JSON: {error}") from None
     _check_depth(value, 0)
     return value
+
+
+def _bounded_int(digits: str) -> int:
+    # Python itself refuses to convert thousands of digits, with a ValueError.
+    if len(digits) > 1000:
+        raise InvalidInput("a number in the JSON has too many digits")
+    return int(digits)
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """Calls through real Envoys that an agent drives."""
 
+import asyncio
+import contextlib
 from pathlib import Path
 
 import grpc.aio
@@ -87,6 +89,31 @@ async def test_grpc_stream_between_two_proxies(agent: Agent, short_path: Path) -
                     await call.write(word)
                     assert await call.read() == word
                 await call.done_writing()
+
+
+async def test_websocket_between_two_proxies(agent: Agent, short_path: Path) -> None:
+    """A WebSocket is opened and carries bytes both ways through two proxies."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        lines = ("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade")
+        writer.write("\r\n".join((*lines, "", "")).encode())
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(100):
+                writer.write(data)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server_spec = serving(server.sockets[0].getsockname()[1])
+    async with running_proxy(agent, server_spec, short_path):
+        spec = calling(server_spec.inbound[0].listen)
+        async with running_proxy(agent, spec, short_path):
+            caller = await Caller.connect(port_of(spec))
+            answer = await caller.get(upgrade="websocket", connection="Upgrade")
+            assert answer.status == 101
+            assert await caller.say(b"\x81\x02hi") == b"\x81\x02hi"
+            await caller.close()
+    server.close()
 
 
 async def test_tcp_between_two_proxies(agent: Agent, short_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The table of open connections, and the kernel's."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 
@@ -114,8 +115,6 @@ def test_exactly_one_socket_is_destroyed(family: int, address: str) -> None:
 @needs_destroy
 async def test_outbound_connections_of_one_process() -> None:
     """Only connections of the given process to the given upstream are cut."""
-    import os
-
     cutter = Cutter()
     cutter.start()
     assert cutter.reaches(os.getpid())
@@ -131,7 +130,7 @@ async def test_outbound_connections_of_one_process() -> None:
 
 
 def test_cutter_that_may_not() -> None:
-    """A cutter that is told not to cut reaches nobody, and neither does one that was not started."""
+    """A cutter that is told not to cut, or was not started, reaches nobody."""
     cutter = Cutter(enabled=False)
     cutter.start()
     assert not cutter.reaches(1)

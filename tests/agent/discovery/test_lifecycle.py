@@ -12,6 +12,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from grpclib import GRPCError, Status
 from grpclib.const import Cardinality
 
+from legation.agent.discovery.messages import RawMessage
 from legation.envoy import Protocol, ProxySpec, type_urls
 from legation.proxy import ProxySupervisor, find_envoy
 from legation.wire.feed import Kind
@@ -36,33 +37,19 @@ ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedRe
 
 async def _call(agent: Agent, request: discovery_pb2.DiscoveryRequest | bytes) -> GRPCError:
     """Open a discovery stream with one request; return the error that it ends with."""
-
-    class Raw:
-        @staticmethod
-        def FromString(data: bytes) -> bytes:
-            return data
-
-    class Bytes:
-        def __init__(self, data: bytes) -> None:
-            self.data = data
-
-        def SerializeToString(self) -> bytes:
-            return self.data
-
     data = request if isinstance(request, bytes) else request.SerializeToString()
+    kinds = (RawMessage, discovery_pb2.DiscoveryResponse)
     channel = grpclib.client.Channel(path=str(agent.socket))
     try:
-        async with channel.request(ADS, Cardinality.STREAM_STREAM, Bytes, Raw) as stream:
-            await stream.send_message(Bytes(data))
-            with pytest.raises(GRPCError) as refused:
-                while await stream.recv_message() is not None:
-                    pass
-                raise AssertionError("the stream ended without an error")
-            return refused.value
+        async with channel.request(ADS, Cardinality.STREAM_STREAM, *kinds) as stream:
+            await stream.send_message(RawMessage(data))
+            while await stream.recv_message() is not None:
+                pass
     except GRPCError as error:
         return error
     finally:
         channel.close()
+    raise AssertionError("the stream ended without an error")
 
 
 def _request(spec: ProxySpec | None, **fields: object) -> discovery_pb2.DiscoveryRequest:

@@ -1,8 +1,10 @@
 """Who is refused, and in which words."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -198,6 +200,64 @@ async def test_tcp_caller_without_a_policy(
         await caller.close()
         report = await agent.refusal("policy_denied")
         assert (report.peer, report.raw) == (STRANGER, "policy none")
+
+
+@asynccontextmanager
+async def _greeter() -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """Serve a protocol in which the server speaks first; yield the port, and when it was seen."""
+    seen = asyncio.Event()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.set()
+        writer.write(b"220 hello\r\n")
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], seen
+    finally:
+        server.close()
+
+
+async def test_tcp_application_sees_no_caller_before_it_is_allowed(
+    agent: Agent, authorities: Authorities, short_path: Path
+) -> None:
+    """Nothing reaches the application, and nothing comes back, before a policy has allowed it."""
+    async with (
+        _greeter() as (app, seen),
+        running_proxy(agent, serving(app, Protocol.TCP), short_path) as server,
+    ):
+        tls = authorities.client_context(authorities.leaf(STRANGER), short_path)
+        caller = await Caller.connect(port_of(server.spec), tls)
+        caller.writer.write(b"hello")
+        assert await caller.reader.read() == b""
+        assert not seen.is_set()
+        await caller.close()
+        tls = authorities.client_context(authorities.leaf(WEB), short_path)
+        caller = await Caller.connect(port_of(server.spec), tls)
+        caller.writer.write(b"hello")
+        assert await caller.reader.readline() == b"220 hello\r\n"
+        await caller.close()
+
+
+async def test_server_that_speaks_first(
+    agent: Agent, authorities: Authorities, short_path: Path
+) -> None:
+    """A server may speak first if the proxy is told so; still only to certified callers."""
+    async with (
+        _greeter() as (app, seen),
+        running_proxy(agent, serving(app, Protocol.TCP_SERVER_FIRST), short_path) as server,
+    ):
+        nobody = authorities.client_context(None, short_path)
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            await Caller.once(port_of(server.spec), nobody)
+        assert not seen.is_set()
+        tls = authorities.client_context(authorities.leaf(WEB), short_path)
+        caller = await Caller.connect(port_of(server.spec), tls)
+        assert await caller.reader.readline() == b"220 hello\r\n"
+        await caller.close()
 
 
 @pytest.mark.parametrize("protocol", [Protocol.HTTP, Protocol.TCP])

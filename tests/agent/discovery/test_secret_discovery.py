@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from legation.envoy.type_urls import TCP_PROXY
 from legation.proxy import Admin, find_envoy
 from tests.support.envoy import (
     API,
@@ -76,7 +77,7 @@ def _configuration(
                                 {
                                     "name": "tcp",
                                     "typed_config": {
-                                        "@type": f"{extensions}.filters.network.tcp_proxy.v3.TcpProxy",
+                                        "@type": TCP_PROXY,
                                         "stat_prefix": "tcp",
                                         "cluster": "app",
                                     },

@@ -28,7 +28,7 @@ from legation.causes import Cause
 from legation.envoy import type_urls
 from legation.envoy.revocation import RevokedPeers
 from legation.envoy.snapshot import Snapshot, build
-from legation.envoy.spec import Address, Outbound, Protocol, ProxySpec
+from legation.envoy.spec import Address, Outbound, ProxySpec
 from legation.errors import LegationError
 from legation.policy import PolicyMatcher
 from legation.policy import Request as Call
@@ -254,7 +254,7 @@ class ConnectedProxy:
         Those of revoked peers; and TCP connections that no policy allows any more, which
         Envoy judges at their first byte only. HTTP is judged request by request.
         """
-        tcp = [item for item in self.spec.inbound if item.protocol is Protocol.TCP]
+        tcp = [item for item in self.spec.inbound if item.protocol.is_tcp]
         tcp_ports = {Address.parse(item.listen).port for item in tcp}
         policies = self._around.identities.state.policies.values() if tcp else ()
         matcher = PolicyMatcher(policies)
