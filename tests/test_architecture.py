@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ GENERATED = SOURCE / "wire" / "protobuf"
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 40
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "lib", "shared"}
+# What may be longer, and why.
+LONG_FUNCTIONS = {
+    ("agent/wiring.py", "__init__"): "the one place where an agent's parts are joined",
+}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if GENERATED not in path.parents)
 
 
@@ -51,22 +56,23 @@ def test_the_layers_hold() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("pki/keys.py", "import asyncio", "pki, policy and envoy do no I/O"),
-        ("policy/model.py", "import yaml", "policy needs nothing but the standard library"),
-        ("wire/canonical.py", "import legation.agent.model", "The layers, top to bottom"),
-        ("agent/model.py", "import legation.authority.model", "The layers, top to bottom"),
-        ("authority/entries.py", "import legation.authority.store.sqlite",
-         "Only the wiring names a concrete store"),
+        ("pki/keys.py", "import asyncio", "pure"),
+        ("policy/model.py", "import yaml", "light"),
+        ("envoy/tls.py", "import ssl", "resources"),
+        ("wire/canonical.py", "import legation.agent.model", "layers"),
+        ("agent/model.py", "import legation.authority.model", "layers"),
+        ("authority/entries.py", "import legation.authority.store.sqlite", "store"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_layer_is_caught(copied_tree: Path, module: str, line: str, contract: str) -> None:
     """An import against a contract is found, and the contract named."""
     path = copied_tree / "src" / "legation" / module
     path.write_text(f"{path.read_text()}\n{line}\n")
     checked = _lint_imports(copied_tree)
     assert checked.returncode != 0
-    broken = next(row for row in checked.stdout.splitlines() if row.endswith("BROKEN"))
-    assert broken.startswith(contract)
+    contracts = ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    assert f"{contracts[f'importlinter:contract:{contract}']['name']} BROKEN" in checked.stdout
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -76,7 +82,8 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
     assert text.count("\n") <= LONGEST_MODULE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert _length(node) <= LONGEST_FUNCTION, f"{node.name} at line {node.lineno}"
+            if (str(path.relative_to(SOURCE)), node.name) not in LONG_FUNCTIONS:
+                assert _length(node) <= LONGEST_FUNCTION, f"{node.name} at line {node.lineno}"
 
 
 def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -164,9 +171,11 @@ def _tracked_texts() -> dict[str, str]:
 def test_no_file_names_a_machine_or_a_package_mirror() -> None:
     """No tracked file holds a developer's path or the address of a package index."""
     here = str(ROOT)
-    mirror = re.compile(r"(index-url|https?://[^\s/]*(pypi|npmjs|crates|proxy\.golang)[^\s/]*/)")
+    mirror = re.compile(r"index-url|https?://[^\s/]*(pypi|npmjs|crates|proxy\.golang)[^\s/]*/")
     home = re.compile(r"/(home|Users)/[a-z]+/")
     for name, text in _tracked_texts().items():
+        if name == "tests/test_architecture.py":
+            continue
         assert here not in text, name
         assert not mirror.search(text), name
         assert not home.search(text), name

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from legation.cli.credential import OperatorCredential
 from legation.cli.operator_files import OperatorRequest
@@ -209,6 +210,21 @@ def test_the_audit_log_says_who(cli: CLI, authority: RunningAuthority) -> None:
     assert first[0]["action"] == "authority.initialise"
     rest = cli("audit", "list", "--after", first[1]["sequence"], *at, "-o", "json").data["items"]
     assert rest[0]["sequence"] == first[1]["sequence"] + 1
+
+
+def test_the_bundle_shows_the_fingerprint_that_agents_enrol_under(
+    cli: CLI, authority: RunningAuthority
+) -> None:
+    """The root's fingerprint is that of the credential's bundle; PEM is that bundle."""
+    at = authority.connection
+    pem = (authority.credential / "bundle.pem").read_text()
+    (root,) = certificates_from_pem(pem)
+    data = cli("bundle", "show", *at, "-o", "json").data
+    fingerprint = f"sha256:{root.fingerprint(SHA256()).hex()}"
+    assert [row["fingerprint"] for row in data["items"]] == [fingerprint]
+    assert data["document"]["keys"]
+    assert fingerprint in cli("bundle", "show", *at).out
+    assert cli("bundle", "show", "--pem", *at).out == pem
 
 
 def test_break_glass_needs_a_stopped_authority(

@@ -87,12 +87,15 @@ def test_a_new_agent_is_told_how_to_enrol(tmp_path: Path) -> None:
         "server.api": "ca.example.org:8443",
         "trust_bundle_file": str(bundle),
         "join_token_file": str(token),
+        "rotation.renew_at_remaining": 0.5,
+        "rotation.jitter": 0.2,
     }
     settings = agent_settings_of(load(AgentConfig, environment={}, flags=flags))
     assert settings.enrolment is not None
     assert settings.enrolment.authority == "ca.example.org:8443"
     assert settings.enrolment.token == "secret-token"
     assert len(settings.enrolment.authorities) == 1
+    assert (settings.timing.renew_at_remaining, settings.timing.spread) == (0.5, 0.2)
     assert settings.authority is None
     assert settings.agents_port is None
     assert "secret-token" not in repr(settings)

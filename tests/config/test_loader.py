@@ -102,7 +102,10 @@ def test_a_hostile_key_cannot_break_the_line(tmp_path: Path) -> None:
         ("[crl]\nshards = [1]\n", "crl.shards: Input should be a valid integer"),
         ("log = 3\n", "log: Input should be a valid dictionary or instance of Log"),
         ('status_url = "https://x/"\n', "status_url: String should match pattern"),
-        ('[crl]\nvalidity = "1h"\n', "crl: refresh is more than half of validity"),
+        (
+            '[crl]\nvalidity = "1h"\nrefresh = "45m"\n',
+            "crl.refresh is more than half of crl.validity",
+        ),
         (
             '[certificates]\ndefault_lifetime = "2d"\n',
             "certificates: default_lifetime is longer than max_lifetime",

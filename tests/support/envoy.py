@@ -13,12 +13,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpclib.client
 import h2.connection
 import h2.events
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from envoy.service.discovery.v3 import discovery_pb2
+from grpclib import GRPCError
+from grpclib.const import Cardinality
 
 from legation.agent.discovery import Cutter, Discovery
+from legation.agent.discovery.messages import RawMessage
 from legation.agent.local_server import LocalServer
 from legation.agent.model import AttestedCaller, Changes, PointBoard, WorkloadIdentity
 from legation.clock import SystemClock, to_rfc3339
@@ -353,6 +358,25 @@ async def running_proxy(
         yield proxy
     finally:
         await proxy.stop(grace_s=0)
+
+
+async def refused_stream(
+    agent: Agent, method: str, request: discovery_pb2.DiscoveryRequest | bytes
+) -> GRPCError:
+    """Open a discovery stream with one request; return the error that it ends with."""
+    data = request if isinstance(request, bytes) else request.SerializeToString()
+    kinds = (RawMessage, discovery_pb2.DiscoveryResponse)
+    channel = grpclib.client.Channel(path=str(agent.socket))
+    try:
+        async with channel.request(method, Cardinality.STREAM_STREAM, *kinds) as stream:
+            await stream.send_message(RawMessage(data))
+            while await stream.recv_message() is not None:
+                pass
+    except GRPCError as error:
+        return error
+    finally:
+        channel.close()
+    raise AssertionError("the stream ended without an error")
 
 
 def serving(app_port: int, protocol: Protocol = Protocol.HTTP, name: str = "api") -> ProxySpec:

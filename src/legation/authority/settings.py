@@ -62,7 +62,7 @@ class AuthoritySettings:
     operator_lifetime_s: int = 43_200
     server_lifetime_s: int = 86_400
     crl_validity_s: int = 3600
-    crl_refresh_s: int | None = None
+    crl_refresh_s: float | None = None
     crl_shards: int = 1
     backdate_s: int = 60
     feed_history_s: int = 86_400
@@ -119,8 +119,8 @@ class AuthoritySettings:
             max_lifetime_s=_seconds(certificates.max_lifetime),
             agent_lifetime_s=_seconds(certificates.agent_lifetime),
             operator_lifetime_s=_seconds(certificates.operator_lifetime),
-            crl_validity_s=_seconds(config.crl.validity),
-            crl_refresh_s=_seconds(config.crl.refresh),
+            crl_validity_s=_seconds(config.crl_validity),
+            crl_refresh_s=config.crl_refresh.total_seconds(),
             crl_shards=config.crl.shards,
             root_algorithm=certificates.root_key,
             issuer_algorithm=certificates.issuer_key,

@@ -54,6 +54,7 @@ _SECTIONS = (
                 "Show how the authority, or the agent of this node, is.",
             ),
             ("certificate", "legation.cli.certificate:certificate", "Read and check certificates."),
+            ("bundle", "legation.cli.bundle:bundle", "See whom the trust domain trusts."),
             ("audit", "legation.cli.audit:audit", "Read who did what, and when."),
             ("completion", "legation.cli.completion:completion", "Print shell completion."),
         ),

@@ -5,6 +5,7 @@ from pathlib import Path
 from legation.agent.enrolment import EnrolmentRequest
 from legation.agent.identity import IdentityStore
 from legation.agent.private_files import read_bounded
+from legation.agent.schedule import RenewalTiming
 from legation.agent.wiring import Agent, AgentSettings
 from legation.cli.configured import Flags, log_as, read_config, reload_log_level
 from legation.cli.supervision import Supervision, run
@@ -61,6 +62,9 @@ def settings_of(loaded: Loaded[AgentConfig]) -> AgentSettings:
         agents_port=moved_to.port if moved_to else None,
         socket_mode=config.socket.mode,
         socket_group=config.socket.group,
+        timing=RenewalTiming(
+            renew_at_remaining=config.rotation.renew_at_remaining, spread=config.rotation.jitter
+        ),
     )
 
 

@@ -101,20 +101,16 @@ class CRL(Section):
     """Revocation lists.
 
     Attributes:
-        validity: from thisUpdate to nextUpdate. Verifiers refuse everyone afterwards.
-        refresh: how often a list is signed anew when nothing was revoked.
+        validity: from thisUpdate to nextUpdate; verifiers refuse everyone afterwards, so this
+            bounds how long one may run on old news. As `certificates.default_lifetime` if None.
+        refresh: how often a list is signed anew when nothing was revoked; an eighth of the
+            validity if None.
         shards: number of lists that an issuer's certificates are spread over.
     """
 
-    validity: Duration = timedelta(hours=24)
-    refresh: Duration = timedelta(hours=1)
+    validity: Duration | None = None
+    refresh: Duration | None = None
     shards: Annotated[int, Field(ge=1, le=256)] = 1
-
-    @model_validator(mode="after")
-    def _refreshed_in_time(self) -> Self:
-        if self.refresh * 2 > self.validity:
-            raise ValueError("refresh is more than half of validity")
-        return self
 
 
 class ServerConfig(Section):
@@ -139,6 +135,22 @@ class ServerConfig(Section):
     certificates: Certificates = Certificates()
     crl: CRL = CRL()
     log: Log = Log()
+
+    @property
+    def crl_validity(self) -> timedelta:
+        """From a list's thisUpdate to its nextUpdate."""
+        return self.crl.validity or self.certificates.default_lifetime
+
+    @property
+    def crl_refresh(self) -> timedelta:
+        """From one list to the next when nothing was revoked."""
+        return self.crl.refresh or self.crl_validity / 8
+
+    @model_validator(mode="after")
+    def _lists_refreshed_in_time(self) -> Self:
+        if self.crl_refresh * 2 > self.crl_validity:
+            raise ValueError("crl.refresh is more than half of crl.validity")
+        return self
 
     def status_base_url(self, port: int | None = None) -> str:
         """Return the status port's base URL, without a slash at its end.

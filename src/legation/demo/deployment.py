@@ -104,6 +104,12 @@ class Deployment:
         )
         await self.agent.wait_until(self.socket.exists, what="its socket")
 
+    async def restart_agent(self) -> None:
+        """End the agent and start it again."""
+        if self.agent is not None:
+            await self.agent.stop()
+        await self.start_agent()
+
     async def start_proxy(
         self, name: str, *, inbound: Sequence[str] = (), outbound: Sequence[str] = ()
     ) -> ProxyHandle:

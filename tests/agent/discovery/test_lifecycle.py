@@ -6,13 +6,10 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import grpclib.client
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
-from grpclib import GRPCError, Status
-from grpclib.const import Cardinality
+from grpclib import Status
 
-from legation.agent.discovery.messages import RawMessage
 from legation.envoy import Protocol, ProxySpec, type_urls
 from legation.proxy import ProxySupervisor, find_envoy
 from legation.wire.feed import Kind
@@ -27,29 +24,13 @@ from tests.support.envoy import (
     calling,
     http_app,
     port_of,
+    refused_stream,
     running_agent,
     running_proxy,
     serving,
 )
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
-
-
-async def _call(agent: Agent, request: discovery_pb2.DiscoveryRequest | bytes) -> GRPCError:
-    """Open a discovery stream with one request; return the error that it ends with."""
-    data = request if isinstance(request, bytes) else request.SerializeToString()
-    kinds = (RawMessage, discovery_pb2.DiscoveryResponse)
-    channel = grpclib.client.Channel(path=str(agent.socket))
-    try:
-        async with channel.request(ADS, Cardinality.STREAM_STREAM, *kinds) as stream:
-            await stream.send_message(RawMessage(data))
-            while await stream.recv_message() is not None:
-                pass
-    except GRPCError as error:
-        return error
-    finally:
-        channel.close()
-    raise AssertionError("the stream ended without an error")
 
 
 def _request(spec: ProxySpec | None, **fields: object) -> discovery_pb2.DiscoveryRequest:
@@ -81,7 +62,7 @@ SPEC = serving(8080)
 async def test_bad_requests(agent: Agent, request_: object, status: Status, words: str) -> None:
     """A request that makes no sense is answered in words, and harms nobody."""
     assert isinstance(request_, bytes | discovery_pb2.DiscoveryRequest)
-    error = await _call(agent, request_)
+    error = await refused_stream(agent, ADS, request_)
     assert error.status is status
     assert words in (error.message or "")
 
@@ -96,7 +77,7 @@ async def test_bad_requests(agent: Agent, request_: object, status: Status, word
 )
 async def test_identity_must_be_the_callers_own(agent: Agent, spec: ProxySpec, words: str) -> None:
     """A process gets the identity that its entry gives it, and no other."""
-    error = await _call(agent, _request(spec))
+    error = await refused_stream(agent, ADS, _request(spec))
     assert error.status is Status.PERMISSION_DENIED
     assert words in (error.message or "")
     assert not agent.board.points()

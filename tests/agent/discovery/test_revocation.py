@@ -239,7 +239,7 @@ async def test_drain_when_sockets_cannot_be_destroyed(
 
         (point,) = draining.board.points()
         assert point.capabilities == (DRAIN,)
-        assert point.notes == ("drained 1 connections",)
+        assert point.notes == ("drained 1 connection",)
         assert await doomed.ended()
         late = await Caller.connect(port, good)
         assert await late.say(b"two") == b"two"

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from envoy.service.discovery.v3 import discovery_pb2
+from grpclib import Status
 
-from legation.envoy.type_urls import TCP_PROXY
+from legation.envoy.type_urls import SECRET, TCP_PROXY
 from legation.proxy import Admin, find_envoy
 from tests.support.envoy import (
     API,
@@ -20,9 +22,12 @@ from tests.support.envoy import (
     Feed,
     free_port,
     http_app,
+    refused_stream,
 )
 
 pytestmark = pytest.mark.envoy
+
+SDS = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
 
 
 def _sds(name: str) -> dict[str, Any]:
@@ -145,6 +150,16 @@ async def test_secrets_under_spire_names(
         assert point.notes == ("new handshakes only",)
         with pytest.raises((OSError, asyncio.IncompleteReadError)):
             await Caller.once(port, tls)
+
+
+async def test_process_without_an_identity_gets_no_secrets(agent: Agent, feed: Feed) -> None:
+    """A process that no entry speaks of is refused in words, and is no enforcement point."""
+    feed.drop(WEB)
+    feed.drop(API)
+    error = await refused_stream(agent, SDS, discovery_pb2.DiscoveryRequest(type_url=SECRET))
+    assert error.status is Status.PERMISSION_DENIED
+    assert "no workload entry gives process" in (error.message or "")
+    assert agent.board.points() == ()
 
 
 async def test_rotation_reaches_an_envoy_configured_by_hand(

@@ -27,19 +27,20 @@ def identity_for(
         NotPermitted: there is none, or several and the spec names none.
     """
     held = identities.identities_for(caller)
-    if spec.identity is not None:
-        held = [identity for identity in held if identity.spiffe_id == spec.identity]
-    if len(held) == 1:
-        return held[0]
-    if held:
-        names = ", ".join(sorted(identity.spiffe_id for identity in held))
+    names = {identity.spiffe_id for identity in held}
+    if spec.identity is None and len(names) > 1:
         raise NotPermitted(
-            f"proxy {spec.name} may be any of {names}", remedy="name one with spiffe_id"
+            f"proxy {spec.name} may be any of {', '.join(sorted(names))}",
+            remedy="name one with spiffe_id",
         )
-    raise _no_identity(caller, spec.identity)
+    found = find_identity(held, spec.identity or next(iter(names), ""))
+    if found is None:
+        raise no_identity(caller, spec.identity)
+    return found
 
 
-def _no_identity(caller: AttestedCaller, wanted: str | None) -> NotPermitted:
+def no_identity(caller: AttestedCaller, wanted: str | None = None) -> NotPermitted:
+    """Say that no entry gives `caller` an identity, or not the one that it wants."""
     shown = ", ".join(sorted(caller.selectors)[:8])
     return NotPermitted(
         f"no workload entry gives process {caller.pid} {wanted or 'an identity'}; it shows {shown}",
@@ -48,8 +49,9 @@ def _no_identity(caller: AttestedCaller, wanted: str | None) -> NotPermitted:
 
 
 def find_identity(held: Sequence[WorkloadIdentity], spiffe_id: str) -> WorkloadIdentity | None:
-    """Return the identity called `spiffe_id`, if it is among those `held`."""
-    return next((identity for identity in held if identity.spiffe_id == spiffe_id), None)
+    """Return the identity called `spiffe_id` among those `held`; of several, the longest-lived."""
+    found = [identity for identity in held if identity.spiffe_id == spiffe_id]
+    return max(found, key=lambda one: (one.not_after, one.serial), default=None)
 
 
 def inputs_from(

@@ -222,7 +222,7 @@ class ConnectedProxy:
         )
         addresses = [Address.parse(outbound.upstream) for outbound in upstreams]
         cut += await cutter.cut_outbound(self.pid, addresses)
-        return f"cut {cut} connections" if cut else ""
+        return f"cut {_connections(cut)}" if cut else ""
 
     async def _drain(self, upstreams: Iterable[Outbound], *, unknown: bool) -> str:
         doomed = [item.endpoints for item in self.table.refused(self._refused_now())]
@@ -242,7 +242,7 @@ class ConnectedProxy:
             if not left and self._session.holds(self._snapshot):
                 break
             await asyncio.sleep(_DRAIN_POLL_S)
-        drained = f"drained {len(doomed) - left} connections"
+        drained = f"drained {_connections(len(doomed) - left)}"
         return f"{drained}, {left} are still open" if left else drained
 
     def _inbound_ports(self) -> list[int]:
@@ -321,6 +321,10 @@ class ConnectedProxy:
                 notes=tuple(note[:_MAX_NOTE] for note in notes if note),
             )
         )
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'' if count == 1 else 's'}"
 
 
 def _allowed(matcher: PolicyMatcher, connection: OpenConnection, target: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import MappingProxyType
 from typing import Any
 
-from legation.agent.discovery.identity import pem_of
+from legation.agent.discovery.identity import no_identity, pem_of
 from legation.agent.discovery.messages import RawMessage
 from legation.agent.discovery.session import Request, Session
 from legation.agent.discovery.surroundings import Surroundings
@@ -26,7 +26,6 @@ from legation.envoy import type_urls
 from legation.envoy.revocation import RevokedPeers
 from legation.envoy.secrets import identity_secret, trust_secret, usable_lists
 from legation.envoy.snapshot import Snapshot, TypedResources, digest_of
-from legation.errors import NotPermitted
 from legation.pki.spiffe_id import TrustDomain
 
 KIND = "envoy-sds"
@@ -46,11 +45,6 @@ class SecretClient:
         self._caller = caller
         self._around = around
         self._streams: set[SecretStream] = set()
-        if not around.identities.identities_for(caller):
-            raise NotPermitted(
-                f"no workload entry gives process {caller.pid} an identity",
-                remedy="create an entry with selectors that it shows: `legation entry create`",
-            )
 
     def state_changed(self) -> None:
         """Take note that identities or the feed have changed."""
@@ -103,6 +97,8 @@ class SecretStream:
         self._work = asyncio.Event()
         self._stale = False
         self._held = tuple(around.identities.identities_for(caller))
+        if not self._held:
+            raise no_identity(caller)
         self._snapshot = self._build(None)
 
     def state_changed(self) -> None:
@@ -164,12 +160,12 @@ class SecretStream:
     def _all_secrets(self) -> Iterator[dict[str, Any]]:
         state = self._around.identities.state
         own = self._around.identities.agent_id.trust_domain
-        for place, identity in enumerate(self._held):
-            chain, key, issuer = pem_of(identity.chain, identity.private_key)
+        for identity in self._held:
+            chain, key, _ = pem_of(identity.chain, identity.private_key)
             yield identity_secret(chain, key, name=identity.spiffe_id)
-            if place == 0:
-                yield identity_secret(chain, key, name=DEFAULT_IDENTITY)
-                lists = usable_lists(state.crls.values(), issuer=issuer)
+        chain, key, issuer = pem_of(self._held[0].chain, self._held[0].private_key)
+        yield identity_secret(chain, key, name=DEFAULT_IDENTITY)
+        lists = usable_lists(state.crls.values(), issuer=issuer)
         for name, bundle in state.bundles.items():
             domain = TrustDomain(name)
             pem = bundle.to_pem().decode()

@@ -158,9 +158,9 @@ class Discovery:
         client = self._secret_clients.get(caller.pid)
         if client is None:
             client = SecretClient(first.node.id, caller, self._around)
+        with client.stream(lambda: attest_peer(stream, self._attestor)) as session:
             self._secret_clients[caller.pid] = client
             self._follow_exit(caller.pid)
-        with client.stream(lambda: attest_peer(stream, self._attestor)) as session:
             await _serve(stream, first, session.receive, session.run)
 
     async def _access_logs(self, stream: _AnyStream) -> None:

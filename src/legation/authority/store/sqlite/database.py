@@ -11,6 +11,7 @@ from legation.errors import Conflict, InvalidInput, LegationError, Unavailable
 
 # "LEGA": tells our file from any other SQLite database (PRAGMA application_id).
 APPLICATION_ID = 0x4C454741
+_MAGIC = b"SQLite format 3\x00"
 _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 
 
@@ -45,7 +46,11 @@ def open_database(path: Path, *, scripts: Sequence[str] | None = None) -> sqlite
         )
     try:
         # SQLite gives the -wal and -shm files the mode of the main file.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "rb") as file:
+            magic = file.read(len(_MAGIC))
+        if magic not in {b"", _MAGIC}:  # SQLite would take a few stray bytes for an empty file
+            raise _foreign(path, "it is no SQLite file")
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise _unavailable(path, error) from error
@@ -59,10 +64,7 @@ def open_database(path: Path, *, scripts: Sequence[str] | None = None) -> sqlite
         connection.close()
         if isinstance(error, sqlite3.OperationalError):
             raise _unavailable(path, error) from error
-        raise InvalidInput(
-            f"{path} is not a database of Legation: {error}",
-            remedy="check the data directory, or restore a backup",
-        ) from error
+        raise _foreign(path, str(error)) from error
     return connection
 
 
@@ -91,9 +93,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, scripts: Sequence[str])
     owner = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if owner != APPLICATION_ID and (owner or version or tables):
-        raise InvalidInput(
-            f"{path} is another program's database", remedy="check the data directory"
-        )
+        raise _foreign(path, "it is another program's")
     if version > len(scripts):
         raise Conflict(
             f"{path} has schema {version}, this version of Legation knows up to {len(scripts)}",
@@ -124,6 +124,13 @@ def _back_up(connection: sqlite3.Connection, path: Path) -> None:
     with closing(sqlite3.connect(unfinished)) as copy:
         connection.backup(copy)
     unfinished.replace(path)
+
+
+def _foreign(path: Path, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"{path} is not a database of Legation: {why}",
+        remedy="check the data directory, or restore a backup",
+    )
 
 
 def _unavailable(path: Path, error: Exception) -> Unavailable:

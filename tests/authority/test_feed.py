@@ -1,0 +1,391 @@
+"""The live feed: what an agent is told is what happened, wherever it comes in."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from legation.authority import feed as feed_module
+from legation.authority.events import EventBus
+from legation.authority.feed import FeedHub
+from legation.authority.follower import Follower
+from legation.authority.maintenance import Maintenance
+from legation.authority.store import AuditDraft, CommittedEvent, EventDraft
+from legation.authority.store.sqlite import SQLiteStore
+from legation.authority.sync_messages import (
+    EncodedEvent,
+    Header,
+    events_message,
+    heartbeat_message,
+)
+from legation.clock import FixedClock
+from legation.wire.feed import (
+    Ban,
+    FeedEvent,
+    FeedSigner,
+    FeedState,
+    Kind,
+    Revocation,
+    SignedEvent,
+    WorkloadEntry,
+)
+from legation.wire.protobuf import agent_pb2 as pb
+from tests.support.authority import settings_for
+
+NOW = datetime(2031, 3, 1, 12, tzinfo=UTC)
+AGENTS = [f"spiffe://example.org/legation/agent/{name}" for name in ("a", "b", "c")]
+AUDIT = AuditDraft(time=NOW, actor="x", action="test", subject="y")
+SIGNER = FeedSigner(Ed25519PrivateKey.generate())
+
+
+class FeedWorld:
+    """A store, a hub, and changes made as the services make them."""
+
+    def __init__(self, store: SQLiteStore) -> None:
+        self.store = store
+        self.hub = FeedHub("feed", store)
+
+    @classmethod
+    async def open(cls, path: Path) -> "FeedWorld":
+        world = cls(await SQLiteStore.open(path))
+        await world.hub.load()
+        world.store.attach(sign=SIGNER.sign, deliver=world.hub.deliver)
+        return world
+
+    async def set(self, draft: EventDraft) -> None:
+        expected = self.hub.revision_of(draft.kind, draft.key)
+        await self.store.set_value(draft, expected=expected, at=NOW, audit=AUDIT)
+
+    async def entry(self, name: str, agents: tuple[str, ...]) -> None:
+        old = self.hub.state.entries.get(name)
+        entry = WorkloadEntry(
+            id=name,
+            spiffe_id=f"spiffe://example.org/{name}",
+            selectors=("unix:uid:1",),
+            agents=agents or AGENTS[:1],
+        )
+        audience = tuple(sorted({*(old.agents if old else ()), *agents}))
+        await self.set(
+            EventDraft(
+                kind=Kind.ENTRY,
+                key=name,
+                value=entry.to_value() if agents else None,
+                audience=audience or tuple(AGENTS),
+            )
+        )
+
+    async def ban(self, name: str, *, lift: bool) -> None:
+        spiffe_id = f"spiffe://example.org/{name}"
+        value = None if lift else Ban(spiffe_id=spiffe_id, reason="x", since=NOW).to_value()
+        await self.set(EventDraft(kind=Kind.BAN, key=spiffe_id, value=value))
+
+    async def revoke(self, serial: int, *, until: datetime) -> None:
+        revocation = Revocation(
+            serial=serial,
+            spiffe_id="spiffe://example.org/x",
+            issuer="aa",
+            reason="superseded",
+            revoked_at=NOW,
+            expires_at=until,
+        )
+        await self.set(
+            EventDraft(
+                kind=Kind.REVOCATION,
+                key=format(serial, "x"),
+                value=revocation.to_value(),
+                expires_at=until,
+            )
+        )
+
+
+class Reader:
+    """An agent's side: folds what the follower gives it, strictly."""
+
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        self.state = FeedState()
+        self.feed_id = ""
+        self.snapshots = 0
+
+    def take(self, message: bytes) -> bool:
+        part = pb.SyncResponse.FromString(message).events
+        if part.snapshot:
+            self.state, self.feed_id = FeedState(), part.feed_id
+            self.snapshots += 1
+            self.in_snapshot = True
+        assert part.feed_id == self.feed_id
+        for signed in part.events:
+            event = FeedEvent.from_bytes(signed.body)
+            assert event.visible_to(self.agent)
+            (self.state.restore if self.in_snapshot else self.state.apply)(event)
+        if part.complete:
+            self.in_snapshot = False
+            self.state.revision = max(self.state.revision, part.revision)
+        return part.complete
+
+    async def catch_up(self, hub: FeedHub) -> None:
+        """Read until the hub's revision is reached."""
+        self.in_snapshot = False
+        follower = Follower(
+            hub, self.agent, feed_id=self.feed_id, revision=self.state.revision
+        )
+        with follower:
+            complete = False
+            while not complete or self.state.revision < hub.revision:
+                for message in await follower.next(idle_s=0.01):
+                    complete = self.take(message)
+
+
+def facts(state: FeedState, agent: str) -> Any:
+    """Return everything that a fold says to `agent`."""
+    return (
+        state.revision,
+        sorted(entry.model_dump_json() for entry in state.entries_of(agent)),
+        state.bans,
+        state.revocations,
+    )
+
+
+_step = st.one_of(
+    st.tuples(
+        st.just("entry"),
+        st.sampled_from(["e1", "e2", "e3"]),
+        st.lists(st.sampled_from(AGENTS), unique=True).map(tuple),
+    ),
+    st.tuples(st.just("ban"), st.sampled_from(["x", "y"]), st.booleans()),
+    st.tuples(st.just("revoke"), st.integers(min_value=1, max_value=5), st.booleans()),
+    st.tuples(st.just("compact"), st.integers(min_value=0, max_value=40), st.just(0)),
+    st.tuples(st.just("read"), st.sampled_from([0, 1, 2]), st.just(0)),
+    st.tuples(st.just("restart"), st.just(0), st.just(0)),
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(_step, max_size=40))
+async def test_wherever_a_reader_comes_in_it_ends_with_the_same_state(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]
+) -> None:
+    """Snapshot at any revision and the rest, in any mixture, is the fold of everything.
+
+    Readers come back at arbitrary moments, over compactions and restarts of the authority.
+    """
+    path = tmp_path_factory.mktemp("feed") / "a.db"
+    world = await FeedWorld.open(path)
+    readers = [Reader(agent) for agent in AGENTS]
+    try:
+        for kind, first, second in steps:
+            if kind == "entry":
+                await world.entry(first, second)
+            elif kind == "ban":
+                await world.ban(first, lift=second)
+            elif kind == "revoke":
+                hours = timedelta(hours=1 if second else -1)
+                await world.revoke(first, until=NOW + hours)
+            elif kind == "compact":
+                world.hub.horizon = max(world.hub.horizon, min(first, world.hub.revision))
+                await world.store.compact(upto=world.hub.horizon, at=NOW, limit=1000)
+                world.hub.forget_expired(NOW)
+            elif kind == "read":
+                await readers[first].catch_up(world.hub)
+            else:
+                await world.store.close()
+                world = await FeedWorld.open(path)
+        for reader in readers:
+            fresh = Reader(reader.agent)
+            for one in (reader, fresh):
+                await one.catch_up(world.hub)
+                one.state.forget_expired(NOW)
+            world.hub.forget_expired(NOW)
+            expected = facts(world.hub.state, reader.agent)
+            assert facts(reader.state, reader.agent) == expected
+            assert facts(fresh.state, reader.agent) == expected
+    finally:
+        await world.store.close()
+
+
+@pytest.fixture
+async def feed(tmp_path: Path) -> Any:
+    world = await FeedWorld.open(tmp_path / "a.db")
+    yield world
+    await world.store.close()
+
+
+async def test_a_live_follower_is_told_at_once(feed: FeedWorld) -> None:
+    """One that waits hears of an event for everyone without delay."""
+    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+        await follower.next(idle_s=5)
+        waiting = asyncio.ensure_future(follower.next(idle_s=5))
+        await asyncio.sleep(0)
+        await feed.ban("x", lift=False)
+        (message,) = await waiting
+    part = pb.SyncResponse.FromString(message).events
+    assert (part.complete, part.snapshot, part.revision, len(part.events)) == (True, False, 1, 1)
+
+
+async def test_an_event_for_others_waits_for_the_next_idle_moment(feed: FeedWorld) -> None:
+    """It is not sent, and its revision is passed on once nothing else happens."""
+    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+        await follower.next(idle_s=5)
+        await feed.entry("e1", (AGENTS[1],))
+        (message,) = await follower.next(idle_s=0.01)
+        part = pb.SyncResponse.FromString(message).events
+        assert (part.revision, list(part.events)) == (1, [])
+        assert await follower.next(idle_s=0.01) == []
+
+
+async def test_an_agent_that_loses_an_entry_is_told(feed: FeedWorld) -> None:
+    """The event goes to old and new agents, and only to them."""
+    await feed.entry("e1", (AGENTS[0],))
+    readers = [Reader(agent) for agent in AGENTS]
+    for reader in readers:
+        await reader.catch_up(feed.hub)
+    await feed.entry("e1", (AGENTS[1],))
+    for reader in readers:
+        await reader.catch_up(feed.hub)
+    served = [[e.id for e in reader.state.entries_of(reader.agent)] for reader in readers]
+    assert served == [[], ["e1"], []]
+    assert "e1" not in readers[2].state.entries
+    assert [reader.snapshots for reader in readers] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("feed_id", "revision", "snapshot"),
+    [("feed", 3, False), ("feed", 2, False), ("feed", 1, True), ("other", 3, True), ("feed", 9, True)],
+    ids=["current", "at the horizon", "behind it", "another feed", "from the future"],
+)
+async def test_who_needs_a_snapshot(
+    feed: FeedWorld, feed_id: str, revision: int, *, snapshot: bool
+) -> None:
+    """Who is behind the horizon, follows another feed, or has seen what never happened."""
+    for name in ("x", "y", "z"):
+        await feed.ban(name, lift=False)
+    feed.hub.horizon = 2
+    with Follower(feed.hub, AGENTS[0], feed_id=feed_id, revision=revision) as follower:
+        assert follower.snapshot is snapshot
+        messages = await follower.next(idle_s=1)
+    assert pb.SyncResponse.FromString(messages[0]).events.snapshot is snapshot
+
+
+async def test_a_slow_reader_catches_up_from_the_store(
+    feed: FeedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond what is kept at hand it reads pages, and misses nothing."""
+    monkeypatch.setattr(feed_module, "_MAX_RECENT", 5)
+    monkeypatch.setattr(feed_module, "_PAGE", 7)
+    reader = Reader(AGENTS[0])
+    await reader.catch_up(feed.hub)
+    for number in range(40):
+        await feed.ban(f"b{number}", lift=False)
+    assert feed.hub.recent_since(0) is None
+    await reader.catch_up(feed.hub)
+    assert len(reader.state.bans) == 40
+    assert reader.snapshots == 1
+
+
+async def test_a_reader_that_compaction_overtakes_starts_again(
+    feed: FeedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A horizon that moves while it reads pages leads to a snapshot, not to a gap."""
+    monkeypatch.setattr(feed_module, "_MAX_RECENT", 1)
+    monkeypatch.setattr(feed_module, "_PAGE", 2)
+    for number in range(10):
+        await feed.ban(f"b{number}", lift=False)
+    reader = Reader(AGENTS[0])
+    reader.feed_id, reader.in_snapshot = "feed", False
+    with Follower(feed.hub, AGENTS[0], feed_id="feed", revision=0) as follower:
+        for message in await follower.next(idle_s=1):
+            assert reader.take(message) is False
+        feed.hub.horizon = 8
+        complete = False
+        while not complete:
+            for message in await follower.next(idle_s=1):
+                complete = reader.take(message)
+    assert reader.snapshots == 1
+    assert len(reader.state.bans) == 10
+
+
+async def test_a_large_snapshot_comes_in_parts(
+    feed: FeedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part is bounded, the first begins it and the last completes it."""
+    monkeypatch.setattr(feed_module, "_PART_BYTES", 2000)
+    for number in range(30):
+        await feed.ban(f"b{number}", lift=False)
+    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+        messages = await follower.next(idle_s=1)
+    parts = [pb.SyncResponse.FromString(message).events for message in messages]
+    assert [part.snapshot for part in parts] == [True] + [False] * (len(parts) - 1)
+    assert [part.complete for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert sum(len(part.events) for part in parts) == 30
+    assert max(map(len, messages)) < 2200
+
+
+async def test_a_listener_that_fails_stops_nobody(feed: FeedWorld) -> None:
+    """Others are told, and the state is folded."""
+    heard: list[CommittedEvent] = []
+
+    def fail(committed: CommittedEvent) -> None:
+        raise RuntimeError("no")
+
+    feed.hub.listen(fail)
+    feed.hub.listen(heard.append)
+    await feed.ban("x", lift=False)
+    assert [c.event.revision for c in heard] == [1]
+    assert len(feed.hub.state.bans) == 1
+
+
+@given(bodies=st.lists(st.binary(max_size=300), max_size=5), revision=st.integers(0, 1 << 40))
+def test_messages_are_what_the_generated_code_would_make(
+    bodies: list[bytes], revision: int
+) -> None:
+    """Elements joined by hand parse as the same message."""
+    elements = []
+    for number, body in enumerate(bodies, start=1):
+        event = FeedEvent(revision=number, time_ms=0, kind=Kind.BAN, key="k", value=None)
+        signed = SignedEvent(body=body, signature=body[::-1])
+        elements.append(EncodedEvent.encode(CommittedEvent(event=event, signed=signed)).element)
+    header = Header(feed_id="f", revision=revision, snapshot=True, complete=False)
+    assert pb.SyncResponse.FromString(events_message(header, elements)) == pb.SyncResponse(
+        events=pb.Events(
+            feed_id="f",
+            revision=revision,
+            snapshot=True,
+            complete=False,
+            events=[pb.Event(body=body, signature=body[::-1]) for body in bodies],
+        )
+    )
+    assert pb.SyncResponse.FromString(heartbeat_message(now_ms=5, revision=revision)) == (
+        pb.SyncResponse(heartbeat=pb.Heartbeat(now_ms=5, revision=revision))
+    )
+
+
+async def test_maintenance_forgets_by_age(feed: FeedWorld, tmp_path: Path) -> None:
+    """Superseded events go once they are older than the history, expired revocations later."""
+    clock = FixedClock(NOW)
+    maintenance = Maintenance(
+        feed.hub,
+        feed.store,
+        settings=settings_for(tmp_path, feed_history_s=600),
+        clock=clock,
+        events=EventBus(),
+    )
+    for lift in (False, True, False):
+        await feed.ban("x", lift=lift)
+    await feed.revoke(5, until=NOW + timedelta(minutes=30))
+    assert await maintenance.run_once() == 0
+    clock.advance(601)
+    await feed.ban("y", lift=False)
+    assert await maintenance.run_once() == 2
+    assert feed.hub.horizon == (await feed.store.position()).horizon == 4
+    clock.advance(1800)
+    assert await maintenance.run_once() == 0  # expired, but a slow clock may still accept it
+    assert 5 in feed.hub.state.revocations
+    clock.advance(3600)
+    assert await maintenance.run_once() == 1
+    assert feed.hub.state.revocations == {}
+    assert feed.hub.revision_of(Kind.REVOCATION, "5") == 0
