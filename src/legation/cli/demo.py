@@ -52,7 +52,9 @@ def demo(*, keep: bool, json_file: Path | None, rotation_seconds: float) -> None
         directory = Path(name)
         try:
             asyncio.run(_run(directory, transcript, keep=keep, rotation_s=rotation_seconds))
-        except BaseException:
+        except asyncio.CancelledError:
+            raise click.Abort from None
+        except Exception:
             _keep_logs(directory)
             raise
     if json_file is not None:
