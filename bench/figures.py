@@ -65,9 +65,7 @@ def to_text(figures: Sequence[Figure]) -> str:
     """Render figures as lines for people."""
     lines = []
     for item in figures:
-        peers = "".join(
-            f"   {name} {_number(value)}" for name, value in (item.peer or {}).items()
-        )
+        peers = "".join(f"   {name} {_number(value)}" for name, value in (item.peer or {}).items())
         lines.append(
             f"{item.name:<32} {_number(item.minimum)} / {_number(item.median)} / "
             f"{_number(item.maximum)} {item.unit} (n={item.runs}){peers}"

@@ -140,7 +140,8 @@ def _server(folder: Path, core: int) -> Iterator[tuple[int, dict[str, Any]]]:
         [sys.executable, "-m", "bench.authority_process", str(folder), "--cpu", str(core)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdin and process.stdout
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         yield process.pid, json.loads(process.stdout.readline())
     finally:

@@ -266,7 +266,7 @@ class StoreContract:
         assert await begun.audit_size() == size
 
     async def test_compaction_forgets_what_no_reader_needs(self, begun: Store) -> None:
-        """Superseded events, deletions up to the horizon and expired events go; current ones stay."""
+        """Superseded events, deletions up to the horizon and expired events go, others stay."""
 
         async def put(key: str, value: dict[str, Any] | None, expected: int) -> int:
             draft = EventDraft(kind=Kind.POLICY, key=key, value=value)
@@ -323,9 +323,7 @@ class StoreContract:
         for item in items:
             assert await begun.certificate(item.record.serial) == item.record
         entries = await begun.audit_entries(after=size, limit=1000)
-        assert [entry.sequence for entry in entries] == list(
-            range(size + 1, size + 1 + len(items))
-        )
+        assert [entry.sequence for entry in entries] == list(range(size + 1, size + 1 + len(items)))
         logged = {entry.detail["serial"] for entry in entries}
         assert logged == {format(item.record.serial, "x") for item in items}
 
@@ -368,9 +366,7 @@ class StoreContract:
         await begun.record_issuance([own], requester=Requester(spiffe_id="x"))
         requester = Requester(spiffe_id=str(AGENT), serial=own.record.serial)
         assert await begun.record_issuance([issuance()], requester=requester) == frozenset()
-        await begun.revoke_serial(
-            own.record.serial, reason="unspecified", at=NOW, audit=audit()
-        )
+        await begun.revoke_serial(own.record.serial, reason="unspecified", at=NOW, audit=audit())
         with pytest.raises(NotAuthenticated, match="is revoked"):
             await begun.record_issuance([issuance()], requester=requester)
 
@@ -416,9 +412,7 @@ class StoreContract:
         """Valid, expired and revoked certificates are told apart."""
         valid, expired, revoked = issuance(), issuance(until=NOW - HOUR), issuance()
         await begun.record_issuance([valid, expired, revoked], requester=Requester(spiffe_id="x"))
-        await begun.revoke_serial(
-            revoked.record.serial, reason="superseded", at=NOW, audit=audit()
-        )
+        await begun.revoke_serial(revoked.record.serial, reason="superseded", at=NOW, audit=audit())
         search = self._search(begun)
         found = {
             state: [row.serial for row in await search(spiffe_id=API, state=state)]
@@ -540,9 +534,7 @@ class StoreContract:
             (serial, NOW, "keyCompromise")
         ]
         size = await begun.audit_size()
-        again = await begun.revoke_serial(
-            serial, reason="superseded", at=NOW + HOUR, audit=audit()
-        )
+        again = await begun.revoke_serial(serial, reason="superseded", at=NOW + HOUR, audit=audit())
         assert (again.revision, again.revoked, again.at) == (outcome.revision, (), NOW)
         assert await begun.audit_size() == size
         assert len(delivered) == 1
@@ -629,9 +621,7 @@ class StoreContract:
         wanted = issuance(shard=1)
         rest = [issuance(shard=2), issuance(shard=1, issuer="bb")]
         unrevoked = issuance(shard=1)
-        await begun.record_issuance(
-            [wanted, *rest, unrevoked], requester=Requester(spiffe_id="x")
-        )
+        await begun.record_issuance([wanted, *rest, unrevoked], requester=Requester(spiffe_id="x"))
         for item in (wanted, *rest):
             await begun.revoke_serial(
                 item.record.serial, reason="superseded", at=NOW, audit=audit()

@@ -3,15 +3,23 @@
 import asyncio
 import ssl
 import subprocess
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from legation.authority import agent_peer
 from legation.authority.agent_peer import CODE_KEY, REMEDY_KEY
 from legation.authority.events import AgentConnected, AgentDisconnected, HandshakesRefused, Issued
+from legation.authority.store import AuditDraft
 from legation.authority.wiring import build
 from legation.errors import Conflict, Unavailable
 from legation.pki import (
@@ -27,8 +35,10 @@ from legation.wire.protobuf import agent_pb2 as pb
 from tests.support.authority import (
     ADMIN,
     KEK,
+    SERVICE,
     Agent,
     Caller,
+    Stream,
     World,
     agent_id,
     certificate_of,
@@ -150,10 +160,6 @@ async def test_an_entry_chooses_the_kind_of_key(world: World, algorithm: KeyAlgo
 
 async def test_a_weak_key_is_refused(world: World) -> None:
     """An RSA key of 2048 bits is not certified."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     agent = await world.enrol()
     entry = await world.entry(agent)
     key = rsa.generate_private_key(65537, 2048)
@@ -166,8 +172,6 @@ async def test_a_weak_key_is_refused(world: World) -> None:
 
 async def test_the_authoritys_own_key_is_never_certified(world: World) -> None:
     """Whoever gets hold of a CA key shall not get a leaf for it as well."""
-    from legation.authority.store import Store  # noqa: F401 - documents where the key comes from
-
     agent = await world.enrol()
     entry = await world.entry(agent)
     certifier = world.authority.serving._certifier
@@ -215,8 +219,14 @@ async def test_a_malformed_message_is_refused(world: World) -> None:
     """Bytes that are no protobuf end the call, not the server."""
     agent = await world.enrol()
     async with agent.connected() as caller:
-        code, _, _ = await refused(caller.issue_raw(b"\xff\xff\xff"))
-        assert code is grpc.StatusCode.INTERNAL
+        code, message, _ = await refused(caller.issue_raw(b"\xff\xff\xff"))
+        assert (code, message) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "these bytes are not of the type IssueRequest",
+        )
+        stream = caller.channel.stream_stream(f"{SERVICE}/Sync")()
+        await stream.write(b"\xff\xff\xff")
+        assert await stream.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert await caller.issue() == []
 
 
@@ -265,9 +275,7 @@ async def test_an_agent_renews_itself(world: World) -> None:
     key = generate_key()
     async with agent.connected() as caller:
         answer = await caller.renew(build_request(key))
-        bad = await refused(
-            caller.renew(build_request(generate_key(), spiffe_id=agent_id("two")))
-        )
+        bad = await refused(caller.renew(build_request(generate_key(), spiffe_id=agent_id("two"))))
     assert bad[0] is grpc.StatusCode.INVALID_ARGUMENT
     assert tuple(answer.feed_keys) == agent.feed_keys
     renewed = Agent(
@@ -384,9 +392,7 @@ async def test_a_banned_agent_is_shut_out_until_the_ban_is_lifted(world: World) 
         assert await caller.issue() == []
 
 
-def _audit(world: World) -> object:
-    from legation.authority.store import AuditDraft
-
+def _audit(world: World) -> AuditDraft:
     return AuditDraft(time=world.clock.now(), actor="test", action="test", subject="test")
 
 
@@ -413,21 +419,13 @@ async def test_tls_1_2_is_refused(world: World) -> None:
     context.load_cert_chain(directory / "chain.pem")
     context.set_alpn_protocols(["h2"])
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    from grpclib.client import Channel
-    from grpclib.const import Status
-    from grpclib.exceptions import GRPCError
-
-    from legation.wire.protobuf.agent_pb2 import IssueRequest, IssueResponse
-
     channel = Channel("localhost", agent.port, ssl=context)
     try:
-        from grpclib.client import UnaryUnaryMethod
-
         method = UnaryUnaryMethod(
-            channel, "/legation.agent.v1.AgentService/Issue", IssueRequest, IssueResponse
+            channel, "/legation.agent.v1.AgentService/Issue", pb.IssueRequest, pb.IssueResponse
         )
         with pytest.raises(GRPCError) as caught:
-            await method(IssueRequest(), timeout=10)
+            await method(pb.IssueRequest(), timeout=10)
     finally:
         channel.close()
     assert caught.value.status is Status.UNAUTHENTICATED
@@ -575,7 +573,11 @@ async def test_reported_refusals_become_events(world: World) -> None:
                 reports=pb.Reports(
                     refusals=[
                         pb.Refusal(
-                            point="p", cause="certificate_revoked", serial="ff", count=3, raw="x" * 9999
+                            point="p",
+                            cause="certificate_revoked",
+                            serial="ff",
+                            count=3,
+                            raw="x" * 9999,
                         )
                     ]
                 )
@@ -636,8 +638,6 @@ async def test_a_stream_begins_with_hello(world: World, first: pb.SyncRequest) -
     """Anything else ends it; so does a second hello."""
     agent = await world.enrol()
     async with agent.connected() as caller:
-        from tests.support.authority import Stream
-
         stream = Stream(caller)
         await stream.send(first)
         code, message = await stream.ended()
@@ -651,14 +651,15 @@ async def test_a_stream_begins_with_hello(world: World, first: pb.SyncRequest) -
 async def test_stopping_ends_streams_in_good_order(tmp_path: Path) -> None:
     """Agents are told that the authority stops, and it does not wait for them."""
     settings = settings_for(tmp_path)
-    async with running(settings) as world:
+    async with AsyncExitStack() as outer, AsyncExitStack() as inner:
+        world = await inner.enter_async_context(running(settings))
         agent = await world.enrol()
-        async with agent.connected() as caller:
-            stream = await caller.sync()
-            await stream.events()
-            ended = asyncio.ensure_future(stream.ended())
-            await world.authority.stopping()
-            code, message = await ended
+        caller = await outer.enter_async_context(agent.connected())
+        stream = await caller.sync()
+        await stream.events()
+        begun = world.clock.monotonic()
+        _, (code, message) = await asyncio.gather(inner.aclose(), stream.ended())
+        assert world.clock.monotonic() - begun < 2
     assert (code, "is stopping" in message) == (grpc.StatusCode.UNAVAILABLE, True)
 
 
@@ -688,7 +689,7 @@ async def test_a_new_serving_certificate_is_used_by_new_connections(world: World
 async def _served(port: int, agent: Agent) -> int:
     context = ssl.create_default_context(cadata=agent.roots.decode())
     context.set_alpn_protocols(["h2"])
-    reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    _, writer = await asyncio.open_connection("localhost", port, ssl=context)
     der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.close()
     return certificate_from_der(der).serial_number

@@ -131,9 +131,7 @@ class Reader:
     async def catch_up(self, hub: FeedHub) -> None:
         """Read until the hub's revision is reached."""
         self.in_snapshot = False
-        follower = Follower(
-            hub, self.agent, feed_id=self.feed_id, revision=self.state.revision
-        )
+        follower = Follower(hub, self.agent, feed_id=self.feed_id, revision=self.state.revision)
         with follower:
             complete = False
             while not complete or self.state.revision < hub.revision:
@@ -255,7 +253,13 @@ async def test_an_agent_that_loses_an_entry_is_told(feed: FeedWorld) -> None:
 
 @pytest.mark.parametrize(
     ("feed_id", "revision", "snapshot"),
-    [("feed", 3, False), ("feed", 2, False), ("feed", 1, True), ("other", 3, True), ("feed", 9, True)],
+    [
+        ("feed", 3, False),
+        ("feed", 2, False),
+        ("feed", 1, True),
+        ("other", 3, True),
+        ("feed", 9, True),
+    ],
     ids=["current", "at the horizon", "behind it", "another feed", "from the future"],
 )
 async def test_who_needs_a_snapshot(

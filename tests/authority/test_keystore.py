@@ -26,7 +26,8 @@ SALT = b"0123456789abcdef"
 
 
 @pytest.mark.parametrize(
-    "algorithm", [KeyAlgorithm.P256, KeyAlgorithm.P384, KeyAlgorithm.ED25519, KeyAlgorithm.ML_DSA_65]
+    "algorithm",
+    [KeyAlgorithm.P256, KeyAlgorithm.P384, KeyAlgorithm.ED25519, KeyAlgorithm.ML_DSA_65],
 )
 def test_a_key_comes_back(algorithm: KeyAlgorithm) -> None:
     """What was wrapped is unwrapped, whatever its kind, and the envelope hides it."""

@@ -24,9 +24,12 @@ def _modules_after(*arguments: str) -> set[str]:
         "import sys, json; from legation.cli.main import run; run(sys.argv[1:]);"
         "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
     )
+    # Measuring coverage imports things of its own into every child.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     ended = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True, text=True, check=True, env=plain,
+    )  # fmt: skip
     return set(json.loads(ended.stderr.splitlines()[-1]))
 
 

@@ -1,6 +1,7 @@
 """Every transcript in the documentation is true: each is typed and compared."""
 
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -41,6 +42,23 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
         "README.md: docs/a.md#two: there is no such heading",
     ]
     assert anchors("# `a_b`: C & d\n") == {"a_b-c--d"}
+
+
+def test_the_code_that_pages_name_exists() -> None:
+    """Every module and test that the standards and the architecture name is there."""
+    text = "".join(
+        (ROOT / "docs" / name).read_text() for name in ("standards.md", "architecture.md")
+    )
+    named = set(re.findall(r"`([a-z_/]+(?:\.py|/))`", text)) | set(
+        re.findall(r"`(tests/[a-z_/.]+)`", text)
+    )
+    assert len(named) > 30
+    missing = {
+        name
+        for name in named
+        if not any((ROOT / base / name).exists() for base in ("", "src/legation"))
+    }
+    assert not missing
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Any bytes as a feed event, signed or not, and as a cached feed: refused in words, or folded."""
 
 import contextlib
-import functools
 import tempfile
 from pathlib import Path
 
@@ -26,11 +25,6 @@ AGENT = SpiffeID.parse("spiffe://a/legation/agent/one")
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 
-@functools.cache
-def _directory() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="lg-fuzz-")
-
-
 def one_input(data: bytes) -> None:
     """Try `data` as a genuine event, a forged one, a part of the feed, and a cache file."""
     genuine = pb.Event(body=data, signature=KEY.sign(data))
@@ -45,11 +39,12 @@ def one_input(data: bytes) -> None:
                 receiver.accept(part)
     with contextlib.suppress(LegationError, DecodeError):
         _receiver().accept(pb.Events.FromString(data))
-    path = Path(_directory().name) / "feed.log"
-    path.write_bytes(data)
-    cache = FeedCache(path)
-    list(cache.load())
-    cache.close()
+    with tempfile.TemporaryDirectory(prefix="lg-fuzz-") as directory:
+        path = Path(directory) / "feed.log"
+        path.write_bytes(data)
+        cache = FeedCache(path)
+        list(cache.load())
+        cache.close()
 
 
 def _receiver() -> FeedReceiver:

@@ -5,7 +5,6 @@ deterministic and fast. An exception that the loop hears of, or that is logged, 
 """
 
 import asyncio
-import functools
 import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -107,17 +106,12 @@ class _Tracebacks(logging.Handler):
             self.found.append(self.format(record))
 
 
-@functools.cache
-def _loop() -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop()
-
-
 def one_input(data: bytes) -> None:
     """Try `data` as everything that a caller ever sends on its connection."""
     tracebacks = _Tracebacks()
     logging.getLogger().addHandler(tracebacks)
     try:
-        _loop().run_until_complete(_serve(data))
+        asyncio.run(_serve(data))
     finally:
         logging.getLogger().removeHandler(tracebacks)
     if tracebacks.found:

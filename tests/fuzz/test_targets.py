@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ def test_there_are_targets() -> None:
 def test_a_target_survives_its_seeds_and_changes_of_them(target: fuzz_run.Target) -> None:
     """No seed, and no seed with bytes changed, cut or repeated, raises anything unexpected."""
     module = target.load()
-    one_input: Callable[[bytes], None] = fuzz_run.clean(module.one_input)
+    one_input = fuzz_run.clean(module.one_input)
     seeds = fuzz_run.seeds_of(module)
     for seed in seeds:
         one_input(seed)
@@ -38,7 +37,7 @@ def test_a_finding_fails_the_run(tmp_path: Path) -> None:
     runner = tmp_path / "tests" / "fuzz" / "run.py"
     runner.write_text(Path(fuzz_run.__file__).read_text())
     runner.with_name("fuzz_broken.py").write_text(
-        "def one_input(data: bytes) -> None:\n    if data[:1] == b'{':\n        raise KeyError(data)\n"
+        "def one_input(data: bytes) -> None:\n    if data[:1] == b'{':\n        raise KeyError\n"
     )
     pytest.importorskip("atheris")
     ended = subprocess.run(

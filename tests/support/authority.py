@@ -49,7 +49,9 @@ ADMIN = Actor(spiffe_id=spiffe_id("/legation/operator/admin"), role=Role.ADMIN)
 def settings_for(directory: Path, **changes: Any) -> AuthoritySettings:
     """Return settings of an authority in `directory`."""
     return AuthoritySettings(
-        trust_domain=TRUST_DOMAIN, data_dir=directory / "authority", **{"heartbeat_s": 0.2, **changes}
+        trust_domain=TRUST_DOMAIN,
+        data_dir=directory / "authority",
+        **{"heartbeat_s": 0.2, **changes},
     )
 
 

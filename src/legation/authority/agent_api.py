@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from legation.authority.agent_peer import AgentGate, answered, caller_of
+from legation.authority.agent_peer import AgentGate, answered, caller_of, decoded
 from legation.authority.events import EventBus
 from legation.authority.feed import FeedHub
 from legation.authority.issuance import IssuanceService
@@ -24,7 +24,6 @@ from legation.wire.protobuf.agent_pb2 import (
     Problem,
     RenewAgentRequest,
     RenewAgentResponse,
-    SyncRequest,
 )
 
 SERVICE = "legation.agent.v1.AgentService"
@@ -71,23 +70,26 @@ class AgentAPI:
         self._sessions: dict[str, SyncSession] = {}
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """Return the service for a gRPC server."""
+        """Return the service for a gRPC server.
+
+        Requests stay bytes here: they are read once their sender is known.
+        """
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
                 "Issue": grpc.unary_unary_rpc_method_handler(
                     self.issue,
-                    request_deserializer=IssueRequest.FromString,
+                    request_deserializer=bytes,
                     response_serializer=IssueResponse.SerializeToString,
                 ),
                 "RenewAgent": grpc.unary_unary_rpc_method_handler(
                     self.renew_agent,
-                    request_deserializer=RenewAgentRequest.FromString,
+                    request_deserializer=bytes,
                     response_serializer=RenewAgentResponse.SerializeToString,
                 ),
                 "Sync": grpc.stream_stream_rpc_method_handler(
                     self.sync,
-                    request_deserializer=SyncRequest.FromString,
+                    request_deserializer=bytes,
                     response_serializer=bytes,  # messages are encoded once for all agents
                 ),
             },
@@ -104,44 +106,40 @@ class AgentAPI:
         for session in list(self._sessions.values()):
             session.end(error)
 
-    async def issue(
-        self, request: IssueRequest, context: grpc.aio.ServicerContext
-    ) -> IssueResponse:
+    async def issue(self, request: bytes, context: grpc.aio.ServicerContext) -> IssueResponse:
         """Certify keys for entries."""
         return await answered(context, self._issue(request, context))
 
     async def renew_agent(
-        self, request: RenewAgentRequest, context: grpc.aio.ServicerContext
+        self, request: bytes, context: grpc.aio.ServicerContext
     ) -> RenewAgentResponse:
         """Certify a new key of the agent."""
         return await answered(context, self._renew_agent(request, context))
 
-    async def sync(
-        self, requests: AsyncIterator[SyncRequest], context: grpc.aio.ServicerContext
-    ) -> None:
+    async def sync(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         """Serve the feed."""
         await answered(context, self._sync(requests, context))
 
-    async def _issue(
-        self, request: IssueRequest, context: grpc.aio.ServicerContext
-    ) -> IssueResponse:
+    async def _issue(self, request: bytes, context: grpc.aio.ServicerContext) -> IssueResponse:
         peer = self._gate.authenticate(context.auth_context())
+        items = decoded(IssueRequest, request).items
         outcomes = await self._issuance.issue(
-            caller_of(peer), [(item.entry_id, item.csr) for item in request.items]
+            caller_of(peer), [(item.entry_id, item.csr) for item in items]
         )
         return IssueResponse(results=[_result(outcome) for outcome in outcomes])
 
     async def _renew_agent(
-        self, request: RenewAgentRequest, context: grpc.aio.ServicerContext
+        self, request: bytes, context: grpc.aio.ServicerContext
     ) -> RenewAgentResponse:
         peer = self._gate.authenticate(context.auth_context())
-        chain = await self._issuance.renew_agent(caller_of(peer), request.csr)
+        csr = decoded(RenewAgentRequest, request).csr
+        chain = await self._issuance.renew_agent(caller_of(peer), csr)
         return RenewAgentResponse(
             certificate=CertificateChain(certificates=chain), feed_keys=self._feed_keys
         )
 
     async def _sync(
-        self, requests: AsyncIterator[SyncRequest], context: grpc.aio.ServicerContext
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
     ) -> None:
         peer = self._gate.authenticate(context.auth_context())
         agent = str(peer.spiffe_id)

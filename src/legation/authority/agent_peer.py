@@ -9,6 +9,7 @@ from typing import NoReturn, TypeVar
 
 import grpc
 from cryptography import x509
+from google.protobuf.message import DecodeError, Message
 
 from legation.authority.issuance import AgentCaller
 from legation.authority.model import AGENT_PREFIX
@@ -18,6 +19,7 @@ from legation.causes import Cause
 from legation.clock import Clock, to_rfc3339
 from legation.errors import (
     InternalError,
+    InvalidInput,
     LegationError,
     NotAuthenticated,
     NotPermitted,
@@ -31,6 +33,7 @@ CODE_KEY = "legation-code"
 REMEDY_KEY = "legation-remedy-bin"
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 _log = logging.getLogger(__name__)
 
 
@@ -120,6 +123,18 @@ class AgentGate:
 def caller_of(peer: PeerCertificate) -> AgentCaller:
     """Return the peer as the services know it."""
     return AgentCaller(spiffe_id=peer.spiffe_id, serial=peer.serial)
+
+
+def decoded(kind: type[M], data: bytes) -> M:
+    """Read a message.
+
+    Raises:
+        InvalidInput: it is not one of this kind.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise InvalidInput(f"these bytes are not of the type {kind.__name__}") from None
 
 
 async def answered(context: grpc.aio.ServicerContext, work: Awaitable[T]) -> T:

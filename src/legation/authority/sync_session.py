@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from legation.authority.agent_peer import AgentGate, PeerCertificate
+from legation.authority.agent_peer import AgentGate, PeerCertificate, decoded
 from legation.authority.events import (
     AgentConnected,
     AgentDisconnected,
@@ -64,7 +64,7 @@ class SyncSession:
         except LegationError as error:
             self.end(error)
 
-    async def serve(self, requests: AsyncIterator[SyncRequest]) -> None:
+    async def serve(self, requests: AsyncIterator[bytes]) -> None:
         """Serve the stream.
 
         Raises:
@@ -86,15 +86,16 @@ class SyncSession:
             self._board.disconnected(agent, self)
             self._events.emit(AgentDisconnected(agent=str(agent), reason=reason))
 
-    async def _hello(self, requests: AsyncIterator[SyncRequest]) -> Hello:
+    async def _hello(self, requests: AsyncIterator[bytes]) -> Hello:
         try:
             async with asyncio.timeout(_HELLO_S):
                 first = await anext(requests, None)
         except TimeoutError:
             raise TimedOut("the agent said no hello") from None
-        if first is None or first.WhichOneof("message") != "hello":
+        message = SyncRequest() if first is None else decoded(SyncRequest, first)
+        if message.WhichOneof("message") != "hello":
             raise InvalidInput("the first message of a stream is a hello")
-        return first.hello
+        return message.hello
 
     def _connected(self, hello: Hello, *, snapshot: bool) -> None:
         version = hello.version[:MAX_TEXT]
@@ -139,12 +140,13 @@ class SyncSession:
                 )
                 next_heartbeat = self._clock.monotonic() + self._heartbeat_s
 
-    async def _receive(self, requests: AsyncIterator[SyncRequest]) -> None:
+    async def _receive(self, requests: AsyncIterator[bytes]) -> None:
         handlers: dict[str, Callable[[SyncRequest], None]] = {
             "acknowledgement": lambda message: self._acknowledge(message.acknowledgement),
             "reports": lambda message: self._report(message.reports),
         }
-        async for message in requests:
+        async for data in requests:
+            message = decoded(SyncRequest, data)
             kind = message.WhichOneof("message")
             if kind == "hello":
                 raise InvalidInput("a stream has one hello")

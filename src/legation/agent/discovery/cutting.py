@@ -23,7 +23,7 @@ DRAIN = "cut:drain"
 # A connection is recorded within a round trip after its handshake; how long one may be
 # unknown before it is taken for one that never will be.
 UNKNOWN_GRACE_S = 0.6
-_UNKNOWN_POLL_S = 0.05
+_UNKNOWN_POLL_S = 0.01
 
 _log = logging.getLogger(__name__)
 
