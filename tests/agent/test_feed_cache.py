@@ -128,6 +128,70 @@ async def test_compaction_keeps_the_newest_of_each_key(path, monkeypatch):
     assert loaded[-1] == part(event(8, "e"), revision=8)
 
 
+class FullDisk:
+    """A file on a disk that takes half of the next write and then nothing."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, data):
+        return self._file.write(data[: len(data) // 2])
+
+
+def test_a_full_disk_leaves_no_gap(path):
+    """After the disk refused one part no later one is written, until a snapshot replaces all."""
+    cache = FeedCache(path)
+    list(cache.load())
+    cache.append(part(event(1, "a"), revision=1))
+    working, cache._file = cache._file, FullDisk(cache._file)
+    cache.append(part(event(2, "b"), revision=2))
+    assert "No space" in cache.problem
+    cache._file = working
+    cache.append(part(event(3, "c"), revision=3))
+    assert not cache.overgrown
+    assert reload(path) == [part(event(1, "a"), revision=1)]
+    snapshot = part(event(4, "d"), revision=4, snapshot=True)
+    cache.replace([snapshot])
+    assert cache.problem is None
+    cache.append(part(event(5, "e"), revision=5))
+    cache.close()
+    assert reload(path) == [snapshot, part(event(5, "e"), revision=5)]
+
+
+async def test_a_disk_that_refuses_a_rewrite_keeps_the_old_file(path, monkeypatch):
+    """Neither a snapshot nor a compaction that cannot be written costs what is there."""
+    cache = FeedCache(path)
+    list(cache.load())
+    cache.append(part(event(1, "a"), revision=1))
+
+    def refuse(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(feed_cache.os, "fsync", refuse)
+    cache.replace([part(event(2, "b"), revision=2, snapshot=True)])
+    await cache.compact(current=lambda e: True)
+    assert "No space" in cache.problem
+    cache.close()
+    assert reload(path) == [part(event(1, "a"), revision=1)]
+
+
+async def test_compaction_of_half_an_update_claims_no_more_than_it_holds(path):
+    """An update whose later parts are missing compacts to its last event's revision."""
+    cache = FeedCache(path)
+    list(cache.load())
+    cache.append(part(event(1, "a"), revision=1, snapshot=True))
+    cache.append(
+        pb.Events(feed_id="f", revision=9, events=[event(2, "b"), event(3, "c")], complete=False)
+    )
+    await cache.compact(current=lambda e: True)
+    cache.close()
+    (snapshot,) = reload(path)
+    assert snapshot.revision == 3
+
+
 def test_appending_before_loading_is_a_defect(path):
     """A cache that was not loaded does not know where to append, and says so."""
     with pytest.raises(InternalError):

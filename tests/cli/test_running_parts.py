@@ -15,8 +15,10 @@ import pytest
 
 from legation.cli import logs, revoke, run_proxy
 from legation.cli.configured import reload_log_level
+from legation.cli.proxy_flags import proxy_spec
 from legation.cli.supervision import Notifier, Supervision
 from legation.config import ServerConfig
+from legation.envoy.spec import ProxySpec
 from legation.errors import TimedOut, Unavailable
 from tests.cli.conftest import CLI, RunningAuthority
 
@@ -141,7 +143,11 @@ class FakeProxy:
 
     outcome: Any = None
     late: int = 0
-    spec: Any = field(default_factory=lambda: type("Spec", (), {"name": "x"})())
+    spec: ProxySpec = field(
+        default_factory=lambda: proxy_spec(
+            "x", inbound=["127.0.0.1:1=127.0.0.1:2"], outbound=[], spiffe_id=None
+        )
+    )
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_ready(self, timeout_s: float) -> None:

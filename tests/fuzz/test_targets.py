@@ -1,6 +1,6 @@
-"""Every fuzz target, over its seeds and a few thousand changes of them, without a fuzzer."""
+"""Every fuzz target, over its seeds and a few hundred changes of them, without a fuzzer."""
 
-import random
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +9,6 @@ import pytest
 
 from tests.fuzz import run as fuzz_run
 
-CHANGES = 300
 TARGETS = fuzz_run.targets()
 
 
@@ -21,14 +20,17 @@ def test_there_are_targets() -> None:
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_a_target_survives_its_seeds_and_changes_of_them(target: fuzz_run.Target) -> None:
     """No seed, and no seed with bytes changed, cut or repeated, raises anything unexpected."""
-    module = target.load()
-    one_input = fuzz_run.clean(module.one_input)
-    seeds = fuzz_run.seeds_of(module)
-    for seed in seeds:
-        one_input(seed)
-    dice = random.Random(target.name)
-    for _ in range(CHANGES):
-        one_input(_changed(dice.choice(seeds), dice))
+    # In a process of its own, as when it is fuzzed: a target keeps loops and directories
+    # for its lifetime.
+    ended = subprocess.run(
+        [sys.executable, fuzz_run.__file__, "--seeds", target.name],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(fuzz_run.__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(fuzz_run.__file__).parents[2])},
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def test_a_finding_fails_the_run(tmp_path: Path) -> None:
@@ -46,19 +48,3 @@ def test_a_finding_fails_the_run(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "1 with findings: broken" in ended.stdout
     assert list((tmp_path / ".fuzz" / "broken" / "findings").iterdir())
-
-
-def _changed(seed: bytes, dice: random.Random) -> bytes:
-    data = bytearray(seed)
-    for _ in range(dice.randint(1, 4)):
-        at = dice.randint(0, len(data))
-        match dice.randrange(4):
-            case 0:
-                data[at:at] = dice.randbytes(dice.randint(1, 8))
-            case 1:
-                del data[at : at + dice.randint(1, 16)]
-            case 2:
-                data[at : at + 1] = bytes([dice.randrange(256)])
-            case _:
-                data[at:at] = data[at : at + 32]
-    return bytes(data)

@@ -9,7 +9,7 @@ before the first request leaves.
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -139,7 +139,7 @@ class AuthorityClient:
             return await method(request, timeout=CALL_TIMEOUT_S)
 
     @contextlib.contextmanager
-    def _using(self):  # type: ignore[no-untyped-def]
+    def _using(self) -> Iterator["_Channel"]:
         channel = self._channel
         if channel is None:
             channel = self._channel = self._connect()
@@ -226,7 +226,7 @@ def _outcome(result: agent_pb2.IssueResult) -> tuple[bytes, ...] | LegationError
 
 
 @contextlib.contextmanager
-def _translated():  # type: ignore[no-untyped-def]
+def _translated() -> Iterator[None]:
     """Turn what grpclib, TLS and sockets raise into errors of Legation."""
     try:
         yield

@@ -3,13 +3,21 @@
 The file is the log of `Events` messages as they arrived, signatures included: reading it
 back goes through the same checks as the network. Each record is its length and CRC-32,
 big-endian, and the message. A torn tail is what a crash leaves; it is cut off.
+
+What the file holds is always a beginning of the feed without gaps. When the disk refuses a
+part, no later one is written either, until a snapshot can replace the whole: a file that
+lacks one revocation in the middle would be worse than one that is old.
 """
 
 import asyncio
+import contextlib
+import errno
+import logging
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,10 +28,12 @@ from legation.errors import InternalError, InvalidInput, Unavailable
 from legation.wire.feed import FeedEvent
 from legation.wire.protobuf import agent_pb2
 
-MAX_RECORD = 64 << 20
+MAX_RECORD = 1 << 30
 _HEADER = struct.Struct(">II")
 _COMPACT_FROM = 4 << 20
 _COMPACT_GROWTH = 4
+
+_log = logging.getLogger(__name__)
 
 
 class FeedCache:
@@ -31,9 +41,15 @@ class FeedCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._size = 0
         self._compacted_size = 0
+        self._problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the file has stopped growing, or None."""
+        return self._problem
 
     def load(self) -> Iterator[agent_pb2.Events]:
         """Yield the parts in order, and cut off what follows the last whole one.
@@ -47,13 +63,14 @@ class FeedCache:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise Unavailable(f"{self._path} cannot be used: {error.strerror}") from None
-        self._file = os.fdopen(fd, "r+b")
-        for part, end in _records(self._file):
-            self._size = end
-            yield part
+        # Unbuffered: a buffer would go on trying to write what the disk has refused.
+        self._file = os.fdopen(fd, "r+b", buffering=0)
+        with self._path.open("rb") as file:
+            for part, end in _records(file):
+                self._size = end
+                yield part
         self._compacted_size = self._size
-        self._file.truncate(self._size)
-        self._file.seek(self._size)
+        self._cut()
 
     def append(self, part: agent_pb2.Events) -> None:
         """Add a part. It survives the end of this process, and a power cut a little later.
@@ -62,17 +79,35 @@ class FeedCache:
         """
         if self._file is None:
             raise InternalError("the feed cache is used before it is loaded")
-        self._size += self._file.write(_record(part))
-        self._file.flush()
+        if self._problem is not None:
+            return
+        record = _record(part)
+        try:
+            written = self._file.write(record)
+            if written != len(record):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._failed(error)
+            with contextlib.suppress(OSError):
+                self._cut()
+        else:
+            self._size += len(record)
 
     def replace(self, parts: Iterable[agent_pb2.Events]) -> None:
-        """Replace everything, by a snapshot's parts; on disk when this returns."""
-        self._swap(b"".join(_record(part) for part in parts))
+        """Replace everything, by a snapshot's parts; on disk when this returns.
+
+        When the disk refuses, the old content stays, and nothing is added to it.
+        """
+        try:
+            self._swap(b"".join(_record(part) for part in parts))
+        except OSError as error:
+            self._failed(error)
 
     @property
     def overgrown(self) -> bool:
         """Whether `compact` would be worth its while."""
-        return self._size > max(_COMPACT_FROM, _COMPACT_GROWTH * self._compacted_size)
+        grown = self._size > max(_COMPACT_FROM, _COMPACT_GROWTH * self._compacted_size)
+        return grown and self._problem is None
 
     async def compact(self, *, current: Callable[[FeedEvent], bool]) -> None:
         """Rewrite the file as one snapshot of the newest events for which `current` holds.
@@ -80,10 +115,13 @@ class FeedCache:
         Reads and writes in a thread; parts may be appended meanwhile.
         """
         until = self._size
-        snapshot = await asyncio.to_thread(self._snapshot, until, current)
-        with self._path.open("rb") as file:
-            file.seek(until)
-            self._swap(snapshot + file.read())
+        try:
+            snapshot = await asyncio.to_thread(self._snapshot, until, current)
+            with self._path.open("rb") as file:
+                file.seek(until)
+                self._swap(snapshot + file.read())
+        except OSError as error:
+            self._failed(error)
 
     def close(self) -> None:
         """Close the file."""
@@ -99,12 +137,15 @@ class FeedCache:
                 if part.snapshot:
                     newest.clear()
                     whole.revision = 0
-                whole.feed_id, whole.revision = part.feed_id, max(whole.revision, part.revision)
+                whole.feed_id = part.feed_id
+                if part.complete:  # else the revision is where the parts to come will end
+                    whole.revision = max(whole.revision, part.revision)
                 for message in part.events:
                     try:
                         event = FeedEvent.from_bytes(message.body)
                     except InvalidInput:
                         continue
+                    whole.revision = max(whole.revision, event.revision)
                     newest.pop((event.kind, event.key), None)
                     if event.value is not None and current(event):
                         newest[event.kind, event.key] = message
@@ -116,14 +157,28 @@ class FeedCache:
     def _swap(self, content: bytes) -> None:
         draft = self._path.with_name(f".{self._path.name}.new")
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        file = os.fdopen(fd, "r+b")
-        file.write(content)
-        file.flush()
-        os.fsync(fd)
-        draft.replace(self._path)
-        sync_directory(self._path.parent)
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(os.fdopen(fd, "r+b", buffering=0))
+            view = memoryview(content)
+            while view:  # one write takes 2 GiB at most
+                view = view[file.write(view) :]
+            os.fsync(fd)
+            draft.replace(self._path)
+            sync_directory(self._path.parent)
+            stack.pop_all()
         self.close()
         self._file, self._size, self._compacted_size = file, len(content), len(content)
+        self._problem = None
+
+    def _cut(self) -> None:
+        """Cut off what follows the last whole record, and go there."""
+        if self._file is not None:
+            self._file.truncate(self._size)
+            self._file.seek(self._size)
+
+    def _failed(self, error: OSError) -> None:
+        self._problem = f"{self._path} cannot be written: {error.strerror}"
+        _log.error("the feed is not kept on disk any more: %s", self._problem)
 
 
 def _record(part: agent_pb2.Events) -> bytes:

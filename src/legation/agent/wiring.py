@@ -229,6 +229,7 @@ class Agent:
                 "id": self._receiver.feed_id,
                 "revision": self._receiver.state.revision,
                 "not_understood": list(self._receiver.not_understood),
+                "cache_problem": self._cache.problem,
             },
             "identities": [
                 {

@@ -12,6 +12,7 @@ from legation.authority.entries import require_agent
 from legation.authority.events import Enrolled, EventBus, Refused
 from legation.authority.join_token import ASK_AGAIN, new_token, token_digest, token_refusal
 from legation.authority.model import Actor, Enrolment, JoinToken
+from legation.authority.moments import stamp
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, EnrolledAgent, EnrolmentStore
 from legation.causes import Cause
@@ -81,7 +82,7 @@ class Tokens:
             )
         if str(agent) in self._state.bans:
             raise Conflict(f"{agent} is banned", remedy=Cause.IDENTITY_BANNED.remedy)
-        at = self._clock.now()
+        at = stamp(self._clock)
         token = JoinToken(
             id=secrets.token_hex(8),
             agent=agent,
@@ -107,7 +108,7 @@ class Tokens:
             NotFound: no such token, or it was used.
         """
         audit = AuditDraft(
-            time=self._clock.now(),
+            time=stamp(self._clock),
             actor=str(actor.spiffe_id),
             action="token.delete",
             subject=token_id[:64],
@@ -167,7 +168,7 @@ class Enrolments:
             raise
 
     async def _enrol(self, token: str, csr: bytes) -> Enrolment:
-        at = self._clock.now()
+        at = stamp(self._clock)
         found = await self._find(token, at)
         request = CertificateRequest.from_der(csr)
         name = str(found.agent)

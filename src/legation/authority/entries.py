@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from legation.authority.feed import FeedHub
 from legation.authority.model import AGENT_PREFIX, RESERVED_PREFIX, Actor
+from legation.authority.moments import stamp
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, EventDraft, FeedStore
 from legation.clock import Clock
@@ -80,7 +81,7 @@ class Entries:
             Conflict: someone else changed the entry meanwhile.
         """
         old = self.get(entry_id)
-        at = self._clock.now()
+        at = stamp(self._clock)
         await self._store.set_value(
             EventDraft(kind=Kind.ENTRY, key=entry_id, value=None, audience=_sorted(old.agents)),
             expected=self._hub.revision_of(Kind.ENTRY, entry_id),
@@ -97,7 +98,7 @@ class Entries:
     async def _put(
         self, entry: WorkloadEntry, *, agents: set[str], actor: Actor, action: str
     ) -> None:
-        at = self._clock.now()
+        at = stamp(self._clock)
         value = entry.to_value()
         creating = action == "entry.create"
         await self._store.set_value(

@@ -19,6 +19,7 @@ from legation.authority.keystore import (
     KeyStore,
 )
 from legation.authority.model import AUTHORITY_PATH, Operator, Role
+from legation.authority.moments import stamp
 from legation.authority.operators import operator_id, operator_order
 from legation.authority.serials import SerialAllocator
 from legation.authority.settings import AuthoritySettings
@@ -94,7 +95,7 @@ async def initialise(
         Conflict: the store holds an authority already.
         InvalidInput: the operator's name or request is not acceptable.
     """
-    at = clock.now()
+    at = stamp(clock)
     salt = secrets.token_bytes(SALT_SIZE)
     root = _root(settings, at)
     made = _Made(

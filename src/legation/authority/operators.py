@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from legation.authority.certifier import Certifier, Order, agreed_subject
 from legation.authority.events import EventBus, Issued
 from legation.authority.model import OPERATOR_PREFIX, Actor, Operator, Role
+from legation.authority.moments import stamp
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, Issuance, OperatorStore
 from legation.clock import Clock
@@ -61,7 +62,7 @@ class Operators:
             NotPermitted: the identity is banned.
             Conflict: the last administrator would lose that role.
         """
-        at = self._clock.now()
+        at = stamp(self._clock)
         spiffe_id = operator_id(self._settings.trust_domain, name)
         known = self._known.get(spiffe_id)
         operator = Operator(
@@ -89,7 +90,7 @@ class Operators:
         """
         operator = self._enabled(actor.spiffe_id)
         audit = AuditDraft(
-            time=self._clock.now(),
+            time=stamp(self._clock),
             actor=str(actor.spiffe_id),
             action="operator.renew",
             subject=str(actor.spiffe_id),
@@ -105,7 +106,7 @@ class Operators:
             NotFound: no such operator.
             Conflict: it is the last administrator.
         """
-        at = self._clock.now()
+        at = stamp(self._clock)
         spiffe_id = operator_id(self._settings.trust_domain, name)
         audit = AuditDraft(
             time=at, actor=str(actor.spiffe_id), action="operator.disable", subject=str(spiffe_id)

@@ -5,6 +5,7 @@ from typing import Any
 
 from legation.authority.feed import FeedHub
 from legation.authority.model import Actor
+from legation.authority.moments import stamp
 from legation.authority.store import AuditDraft, EventDraft, FeedStore
 from legation.clock import Clock
 from legation.errors import NotFound
@@ -64,7 +65,7 @@ class Policies:
     async def _set(
         self, name: str, value: dict[str, Any] | None, *, actor: Actor, action: str
     ) -> None:
-        at = self._clock.now()
+        at = stamp(self._clock)
         await self._store.set_value(
             EventDraft(kind=Kind.POLICY, key=name, value=value),
             expected=self._hub.revision_of(Kind.POLICY, name),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from legation.authority.events import BanLifted, EventBus, Revoked
 from legation.authority.feed import FeedHub
 from legation.authority.model import AUTHORITY_PATH, Actor, RevocationOutcome
+from legation.authority.moments import stamp
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, RevocationStore
 from legation.clock import Clock
@@ -49,7 +50,7 @@ class Revocations:
             Conflict: expired already.
         """
         _require_reason(reason)
-        at = self._clock.now()
+        at = stamp(self._clock)
         outcome = await self._store.revoke_serial(
             serial,
             reason=reason,
@@ -82,7 +83,7 @@ class Revocations:
             raise InvalidInput(
                 "the authority cannot ban itself", remedy="revoke its certificate without a ban"
             )
-        at = self._clock.now()
+        at = stamp(self._clock)
         outcome = await self._store.revoke_identity(
             str(spiffe_id),
             reason=reason,
@@ -113,7 +114,7 @@ class Revocations:
         Raises:
             NotFound: not banned.
         """
-        at = self._clock.now()
+        at = stamp(self._clock)
         name = str(spiffe_id)
         revision = await self._store.lift_ban(
             name,
