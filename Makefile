@@ -28,9 +28,15 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.demo
 demo: $(VENV)/.demo
 	@$(BIN)/legation demo $(ARGS)
 
+PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+# Whole deployments that are timed have the machine for themselves.
+TOGETHER = $(PYTEST) -n auto -m "not alone"
+ALONE = $(PYTEST) -m alone
+
 # The whole suite, against the real Envoy, OpenSSL and friends.
 test: $(VENV)/.dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(ARGS)
+	$(TOGETHER) $(ARGS)
+	$(ALONE) $(ARGS)
 
 # Everything that must be green before a change lands.
 check: lint types imports coverage
@@ -46,12 +52,13 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 coverage: $(VENV)/.dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	$(TOGETHER) --cov --cov-report= $(ARGS)
+	$(ALONE) $(ARGS)
 	$(BIN)/coverage report --include='src/legation/pki/*,src/legation/policy/*' --fail-under=100
 	$(BIN)/coverage report --fail-under=90
 
 fuzz: $(VENV)/.dev
-	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+	PYTHONPATH=. $(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(if $(JSON),--json $(JSON)) $(ARGS)

@@ -24,6 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in {"system", "docs"}:
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture
 def trials(request: pytest.FixtureRequest) -> int | None:
     """The number of trials asked for on the command line, or None."""

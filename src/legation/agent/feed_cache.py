@@ -17,9 +17,8 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from google.protobuf.message import DecodeError
 
@@ -27,6 +26,9 @@ from legation.agent.private_files import sync_directory
 from legation.errors import InternalError, InvalidInput, Unavailable
 from legation.wire.feed import FeedEvent
 from legation.wire.protobuf import agent_pb2
+
+if TYPE_CHECKING:
+    from io import FileIO
 
 MAX_RECORD = 1 << 30
 _HEADER = struct.Struct(">II")

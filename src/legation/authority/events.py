@@ -5,13 +5,10 @@ sibling: it is written in the transaction of the fact itself.
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-
-from legation.clock import Clock, to_rfc3339
 
 _log = logging.getLogger("legation.authority")
 
@@ -170,19 +167,16 @@ class EventBus:
                 _log.exception("a subscriber failed on %s", type(event).__name__)
 
 
-class JSONLog:
-    """Writes each event as one line of JSON through `logging`."""
+class EventLog:
+    """Writes each event through `logging`: its word, and its fields as the record's data."""
 
-    def __init__(self, clock: Clock, logger: logging.Logger = _log) -> None:
-        self._clock = clock
+    def __init__(self, logger: logging.Logger = _log) -> None:
         self._logger = logger
 
     def __call__(self, event: AuthorityEvent) -> None:
         level = _LEVELS.get(type(event), logging.INFO)
-        if not self._logger.isEnabledFor(level):
-            return
-        line = {"time": to_rfc3339(self._clock.now()), "event": _word(type(event).__name__)}
-        self._logger.log(level, "%s", json.dumps(line | _fields(event), ensure_ascii=True))
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, _word(type(event).__name__), extra=_fields(event))
 
 
 _LEVELS = {
@@ -205,7 +199,8 @@ def _fields(event: AuthorityEvent) -> dict[str, Any]:
             value = [format(serial, "x") for serial in value[:_MAX_SERIALS]]
         elif isinstance(value, float):
             value = round(value, 6)
-        fields[field.name] = value
+        # `logging` keeps "message" for the record's own text.
+        fields["detail" if field.name == "message" else field.name] = value
     return fields
 
 

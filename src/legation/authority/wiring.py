@@ -16,7 +16,7 @@ from legation.authority.certifier import Certifier
 from legation.authority.crl_publisher import CRLPublisher
 from legation.authority.enrolment import Enrolments, Tokens, Welcome
 from legation.authority.entries import Entries
-from legation.authority.events import EventBus, JSONLog
+from legation.authority.events import EventBus, EventLog
 from legation.authority.feed import FeedHub
 from legation.authority.initialisation import FirstOperator, Initialised
 from legation.authority.inventory import Audit, Certificates
@@ -211,7 +211,7 @@ async def _core(
     store: Store, settings: AuthoritySettings, *, clock: Clock, kek: KeyEncryptionKey
 ) -> _Core:
     events = EventBus()
-    events.subscribe(JSONLog(clock))
+    events.subscribe(EventLog())
     identity = await store.identity()
     if identity.trust_domain != settings.trust_domain:
         raise InvalidInput(

@@ -19,7 +19,7 @@ from legation.errors import InvalidInput, NotAuthenticated, NotPermitted
 from legation.pki.spiffe_id import SpiffeID
 
 _RANKS = {role: rank for rank, role in enumerate(Role)}
-_HOW = "present an operator's certificate: `legation login`"
+_HOW = "present an operator's certificate: `legation operator create` makes one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
