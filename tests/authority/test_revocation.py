@@ -368,8 +368,7 @@ async def test_the_serving_certificate_is_renewed_in_time(tmp_path: Path) -> Non
             assert await caller.issue() == []
     assert len({credentials.key_pem for credentials in heard}) == 3
     assert all(
-        later.not_before <= earlier.not_after
-        for earlier, later in itertools.pairwise(heard)
+        later.not_before <= earlier.not_after for earlier, later in itertools.pairwise(heard)
     )
     assert "PRIVATE" not in repr(heard[0])
 

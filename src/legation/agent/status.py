@@ -3,12 +3,15 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from grpclib.server import Stream
 
 from legation.agent.local_server import attest_peer
-from legation.agent.model import Attestor
+from legation.agent.model import Attestor, PointState
+from legation.agent.rotation import RotationStatus
+from legation.clock import to_rfc3339
 from legation.errors import NotPermitted
 from legation.wire.protobuf.local_grpc import LocalServiceBase
 from legation.wire.protobuf.local_pb2 import StatusRequest, StatusResponse
@@ -37,3 +40,34 @@ class StatusService(LocalServiceBase):  # type: ignore[misc] # generated, seen a
             )
         content = json.dumps(self._document()).encode()
         await stream.send_message(StatusResponse(document=content))
+
+
+def identity_row(row: RotationStatus) -> dict[str, Any]:
+    """Return how one entry's identity is, as JSON values."""
+    return {
+        "entry": row.entry.id,
+        "spiffe_id": row.entry.spiffe_id,
+        "serial": None if row.serial is None else format(row.serial, "x"),
+        "not_after": time_text(row.not_after),
+        "next_attempt": time_text(row.next_attempt),
+        "failures": row.failures,
+        "problem": row.problem,
+    }
+
+
+def point_row(point: PointState) -> dict[str, Any]:
+    """Return what one enforcement point has in force, as JSON values."""
+    return {
+        "id": point.id,
+        "kind": point.kind,
+        "spiffe_id": point.spiffe_id,
+        "revision": point.revision,
+        "applied_at": time_text(point.applied_at),
+        "capabilities": list(point.capabilities),
+        "notes": list(point.notes),
+    }
+
+
+def time_text(moment: datetime | None) -> str | None:
+    """Return a moment as RFC 3339, or None."""
+    return None if moment is None else to_rfc3339(moment)

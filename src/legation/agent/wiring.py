@@ -30,11 +30,11 @@ from legation.agent.private_files import make_private_directory
 from legation.agent.renewal import OwnRenewal
 from legation.agent.rotation import Rotator
 from legation.agent.schedule import DEFAULT_TIMING, RenewalTiming
-from legation.agent.status import StatusService
+from legation.agent.status import StatusService, identity_row, point_row, time_text
 from legation.agent.sync import FeedSync
 from legation.agent.workload_api import WorkloadAPI
 from legation.causes import Failure
-from legation.clock import Clock, SystemClock, to_rfc3339
+from legation.clock import Clock, SystemClock
 from legation.errors import InvalidInput, VerificationError
 from legation.pki import Purpose, SpiffeID, verify_svid
 from legation.wire.feed import Kind
@@ -214,14 +214,14 @@ class Agent:
             "agent": {
                 "spiffe_id": str(self.own.identity.spiffe_id),
                 "version": legation.__version__,
-                "started_at": _time(self._started_at),
+                "started_at": time_text(self._started_at),
                 "serial": format(self.own.identity.serial, "x"),
-                "not_after": _time(self.own.identity.not_after),
+                "not_after": time_text(self.own.identity.not_after),
                 "problem": None if own_problem is None else str(own_problem),
             },
             "authority": {
                 "connected": self.sync.connected,
-                "last_contact": _time(self.sync.last_contact),
+                "last_contact": time_text(self.sync.last_contact),
                 "clock_skew_s": self.sync.clock_skew_s,
                 "problem": None if problem is None else str(problem),
             },
@@ -231,30 +231,8 @@ class Agent:
                 "not_understood": list(self._receiver.not_understood),
                 "cache_problem": self._cache.problem,
             },
-            "identities": [
-                {
-                    "entry": row.entry.id,
-                    "spiffe_id": row.entry.spiffe_id,
-                    "serial": None if row.serial is None else format(row.serial, "x"),
-                    "not_after": _time(row.not_after),
-                    "next_attempt": _time(row.next_attempt),
-                    "failures": row.failures,
-                    "problem": row.problem,
-                }
-                for row in self.identities.status()
-            ],
-            "points": [
-                {
-                    "id": point.id,
-                    "kind": point.kind,
-                    "spiffe_id": point.spiffe_id,
-                    "revision": point.revision,
-                    "applied_at": _time(point.applied_at),
-                    "capabilities": list(point.capabilities),
-                    "notes": list(point.notes),
-                }
-                for point in self.board.points()
-            ],
+            "identities": [identity_row(row) for row in self.identities.status()],
+            "points": [point_row(point) for point in self.board.points()],
             "refusals": [asdict(refusal) for refusal in self.board.refusals()],
         }
 
@@ -303,7 +281,3 @@ def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None
 
     task.add_done_callback(ended)
     return task
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else to_rfc3339(moment)

@@ -35,6 +35,7 @@ from legation.errors import (
 from legation.pki import CertificateRequest, SpiffeID, Subject, algorithm_of
 from legation.pki.profiles import AGENT, WORKLOAD
 
+_AT_ONCE = 8  # certificates that are not worth a turn of the event loop
 _OVERLOADED = "try again in a second"
 
 Chain = tuple[bytes, ...]
@@ -148,13 +149,15 @@ class IssuanceService:
         self, agent: str, items: Sequence[tuple[str, bytes]]
     ) -> list[Issuance | LegationError]:
         serials = await self._certifier.serials(len(items))
-        certify = self._certify_one
+        if len(items) <= _AT_ONCE:
+            return list(self._steps(agent, items, serials))
+        return await self._workbench.do(self._steps(agent, items, serials))
 
-        def work() -> Iterator[Issuance | LegationError]:
-            for (entry_id, csr), serial in zip(items, serials, strict=True):
-                yield certify(agent, entry_id, csr, serial)
-
-        return await self._workbench.do(work())
+    def _steps(
+        self, agent: str, items: Sequence[tuple[str, bytes]], serials: Sequence[int]
+    ) -> Iterator[Issuance | LegationError]:
+        for (entry_id, csr), serial in zip(items, serials, strict=True):
+            yield self._certify_one(agent, entry_id, csr, serial)
 
     def _certify_one(
         self, agent: str, entry_id: str, csr: bytes, serial: int

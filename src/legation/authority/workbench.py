@@ -1,9 +1,7 @@
-"""Computing work of many requests, done in a row on the event loop.
+"""Computing work of long requests, in slices, so that the event loop stays awake.
 
-Signing is a quarter of a millisecond of computing. Done request by request, between the
-network code of each, it takes twice that: the processor's caches are cold every time. So
-requests put their work here, and at the end of the loop's turn all of it is done in one
-go, the requests in turns, a slice of time at a stretch, so that the loop stays awake.
+All requests share the slices and take turns in them: two batches at once hold the loop up
+no longer than one.
 """
 
 import asyncio

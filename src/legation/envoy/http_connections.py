@@ -14,8 +14,7 @@ from legation.envoy.authorization import FORESEEN_PREFIX, POLICY_ALLOW, POLICY_D
 from legation.envoy.clusters import app_cluster_name, upstream_cluster_name
 from legation.envoy.revocation import SERIAL_STATE_KEY
 from legation.envoy.spec import Inbound, Outbound
-
-NO_POLICY = "none"
+from legation.policy import DEFAULT_DENY
 
 _RBAC_NAMESPACE = "envoy.filters.http.rbac"
 # An empty list would mean Envoy's default ranges; this address is nobody's.
@@ -166,7 +165,7 @@ def _refusals() -> list[dict[str, Any]]:
         policy=f"%DYNAMIC_METADATA({_RBAC_NAMESPACE}:{FORESEEN_PREFIX}{_SHADOW_DECIDED})%",
     )
     not_allowed = _refusal(
-        _details_contain(_RBAC_DETAILS), str(Cause.POLICY_DENIED), policy=NO_POLICY
+        _details_contain(_RBAC_DETAILS), str(Cause.POLICY_DENIED), policy=DEFAULT_DENY
     )
     return [*revoked, denied, not_allowed]
 

@@ -116,10 +116,10 @@ async def test_caller_without_a_policy(
     await caller.close()
     assert answer.status == 403
     assert answer.headers["x-legation-cause"] == "policy_denied"
-    assert answer.headers["x-legation-policy"] == "none"
-    assert answer.body == '{"cause":"policy_denied","error":"refused","policy":"none"}\n'
+    assert answer.headers["x-legation-policy"] == "default-deny"
+    assert answer.body == '{"cause":"policy_denied","error":"refused","policy":"default-deny"}\n'
     report = await agent.refusal("policy_denied")
-    assert (report.peer, report.raw) == (STRANGER, "policy none")
+    assert (report.peer, report.raw) == (STRANGER, "policy default-deny")
 
 
 async def test_the_denying_policy_is_named(
@@ -199,7 +199,7 @@ async def test_tcp_caller_without_a_policy(
         assert await caller.ended()
         await caller.close()
         report = await agent.refusal("policy_denied")
-        assert (report.peer, report.raw) == (STRANGER, "policy none")
+        assert (report.peer, report.raw) == (STRANGER, "policy default-deny")
 
 
 @asynccontextmanager

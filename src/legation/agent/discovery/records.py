@@ -21,6 +21,7 @@ from legation.envoy.access_log import (
     TAG_URI,
 )
 from legation.errors import InvalidInput
+from legation.policy import DEFAULT_DENY
 
 _MAX_RAW = 300
 _MAX_PEER = 2048
@@ -96,7 +97,10 @@ def _refused(common: Any) -> Refused | None:
     if raw:
         cause = cause_of(raw)
     elif _tag(tags, TAG_CAUSE):
-        cause, raw = _cause(_tag(tags, TAG_CAUSE)), f"policy {_tag(tags, TAG_POLICY) or 'none'}"
+        cause, raw = (
+            _cause(_tag(tags, TAG_CAUSE)),
+            f"policy {_tag(tags, TAG_POLICY) or DEFAULT_DENY}",
+        )
     elif _RBAC_REFUSAL in termination:
         name = termination.partition("[")[2].rpartition("]")[0]
         cause, raw = _cause(name), f"policy {name}"
