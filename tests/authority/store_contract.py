@@ -165,6 +165,20 @@ class StoreContract:
         with pytest.raises(NotFound, match="legation server init"):
             await store.identity()
 
+    async def test_a_feed_can_begin_anew(self, begun: Store) -> None:
+        """It has another name then, and goes on counting; an empty store has no feed."""
+        await begun.begin_feed("f2", audit=audit("feed.begin"))
+        assert (await begun.identity()).feed_id == "f2"
+        assert (await begun.position()).revision == 1
+        (entry,) = (await begun.audit_entries(after=0, limit=100))[-1:]
+        assert (entry.action, entry.detail) == ("feed.begin", {"feed_id": "f2"})
+
+    async def test_an_empty_store_has_no_feed_to_begin(self, store: Store) -> None:
+        """It is not found, and nothing is written."""
+        with pytest.raises(NotFound):
+            await store.begin_feed("f2", audit=audit("feed.begin"))
+        assert await store.audit_size() == 0
+
     # The feed
 
     async def test_revisions_rise_by_one_and_events_are_signed(

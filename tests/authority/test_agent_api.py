@@ -1,6 +1,7 @@
 """The agents' API, over real gRPC and real TLS."""
 
 import asyncio
+import dataclasses
 import ssl
 import subprocess
 from contextlib import AsyncExitStack
@@ -143,6 +144,21 @@ async def test_one_item_failing_fails_no_other(world: World) -> None:
     assert "asks for spiffe://example.org/other" in results[7].problem.message
     assert "the entry wants ec-p256" in results[8].problem.message
     assert results[3].problem.remedy
+
+
+async def test_a_lifetime_is_cut_to_the_maximum(tmp_path: Path) -> None:
+    """Also that of an entry which was made when more was allowed."""
+    settings = settings_for(tmp_path)
+    async with running(settings) as world:
+        agent = await world.enrol()
+        entry = await world.entry(agent, lifetime_s=7200)
+    settings = dataclasses.replace(settings, max_lifetime_s=60, workload_lifetime_s=60)
+    async with running(settings, new=False) as world:
+        agent.port = world.authority.agents_port
+        async with agent.connected() as caller:
+            (result,) = await caller.issue((entry.id, csr()))
+    leaf = certificate_of(result)
+    assert (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds() <= 68
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 import asyncio
 import dataclasses
+import sqlite3
 import stat
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from legation.authority.events import FeedWentBack
 from legation.authority.initialisation import FirstOperator
 from legation.authority.keystore import RawKey
 from legation.authority.model import Role
 from legation.authority.settings import AuthoritySettings, certificate_path, crl_path
-from legation.authority.wiring import build, initialise
+from legation.authority.wiring import begin_new_feed, build, initialise
 from legation.clock import SystemClock
 from legation.config import ServerConfig
 from legation.errors import Conflict, InvalidInput, NotFound
@@ -195,6 +198,38 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         changed = await world.services.entries.update(entry.id, {"owner": "x"}, actor=ADMIN)
         assert changed.owner == "x"
         assert world.services.status.status()["revision"] == after["revision"] + 1
+
+
+async def test_a_restored_store_is_noticed_and_begins_a_new_feed(tmp_path: Path) -> None:
+    """An agent that saw more than there is reveals it; after the command it gets a snapshot."""
+    settings = settings_for(tmp_path)
+    async with running(settings) as world:
+        agent = await world.enrol()
+        with closing(sqlite3.connect(settings.database)) as connection:
+            connection.execute("VACUUM INTO ?", (str(tmp_path / "copy"),))
+        await world.entry(agent)
+        before = world.services.status.status()
+        with pytest.raises(Conflict, match="is running on"):
+            await begin_new_feed(settings, clock=world.clock)
+    for path in settings.data_dir.glob("authority.db*"):
+        path.unlink()
+    (tmp_path / "copy").rename(settings.database)
+    async with running(settings, new=False) as world:
+        agent.port = world.authority.agents_port
+        async with agent.connected() as caller:
+            stream = await caller.sync(revision=before["revision"], feed_id=before["feed_id"])
+            await stream.events()
+        (event,) = world.heard(FeedWentBack)
+        assert (event.agent, event.revision) == (str(agent.spiffe_id), before["revision"])
+    await begin_new_feed(settings, clock=SystemClock())
+    async with running(settings, new=False) as world:
+        agent.port = world.authority.agents_port
+        async with agent.connected() as caller:
+            stream = await caller.sync(revision=before["revision"], feed_id=before["feed_id"])
+            part = await stream.events()
+        assert part.snapshot
+        assert part.feed_id != before["feed_id"]
+        assert world.heard(FeedWentBack) == []
 
 
 @pytest.mark.parametrize(

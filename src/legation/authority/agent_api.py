@@ -96,9 +96,11 @@ class AgentAPI:
         )
 
     def listen(self, committed: CommittedEvent) -> None:
-        """Close the streams of agents that an event shuts out; called for every event."""
-        if committed.event.kind in {Kind.REVOCATION, Kind.BAN}:
-            for session in list(self._sessions.values()):
+        """Close the stream of the agent that an event shuts out; called for every event."""
+        event = committed.event
+        if event.value is not None and event.kind in {Kind.REVOCATION, Kind.BAN}:
+            session = self._sessions.get(event.value["spiffe_id"])
+            if session is not None:
                 session.recheck()
 
     def end_sessions(self, error: LegationError) -> None:

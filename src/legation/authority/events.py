@@ -102,6 +102,15 @@ class AgentDisconnected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeedWentBack:
+    """An agent has seen a later revision than there is: the store was restored from a copy."""
+
+    agent: str
+    revision: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HandshakesRefused:
     """Enforcement points behind an agent refused handshakes for one cause."""
 
@@ -140,6 +149,7 @@ AuthorityEvent: TypeAlias = (
     | CRLFailed
     | AgentConnected
     | AgentDisconnected
+    | FeedWentBack
     | HandshakesRefused
     | ServingCertificateRenewed
     | FeedCompacted
@@ -183,6 +193,7 @@ _LEVELS = {
     Issued: logging.DEBUG,  # thousands a second; the audit log has each of them
     Refused: logging.WARNING,
     CRLFailed: logging.WARNING,
+    FeedWentBack: logging.ERROR,
     HandshakesRefused: logging.WARNING,
 }
 _MAX_SERIALS = 16  # in one line

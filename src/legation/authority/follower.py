@@ -20,6 +20,8 @@ class Follower:
 
     Attributes:
         snapshot: whether the next message begins a snapshot.
+        ahead: whether the agent has seen what this feed never held: the store was restored
+            from a copy, and the feed must be begun anew.
     """
 
     def __init__(self, hub: FeedHub, agent: str, *, feed_id: str, revision: int) -> None:
@@ -33,8 +35,8 @@ class Follower:
         """
         self._hub = hub
         self._agent = agent
-        # A revision from the future is of a feed that was since restored from a backup.
-        self.snapshot = feed_id != hub.feed_id or not hub.horizon <= revision <= hub.revision
+        self.ahead = feed_id == hub.feed_id and revision > hub.revision
+        self.snapshot = feed_id != hub.feed_id or self.ahead or revision < hub.horizon
         self._scanned = revision  # nothing up to here is missing
         self._told = revision  # and the agent knows that
         self._synchronised = False

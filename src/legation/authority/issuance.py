@@ -192,7 +192,10 @@ class IssuanceService:
                 trust_domain=self._settings.trust_domain,
             ),
             public_key=request.public_key,
-            lifetime_s=entry.lifetime_s or self._settings.workload_lifetime_s,
+            lifetime_s=min(
+                entry.lifetime_s or self._settings.workload_lifetime_s,
+                self._settings.max_lifetime_s,
+            ),
             requester=agent,
             entry_id=entry_id,
         )

@@ -12,6 +12,7 @@ from legation.authority.events import (
     AgentConnected,
     AgentDisconnected,
     EventBus,
+    FeedWentBack,
     HandshakesRefused,
 )
 from legation.authority.feed import FeedHub
@@ -78,6 +79,14 @@ class SyncSession:
                 self._hub, str(agent), feed_id=hello.feed_id, revision=hello.revision
             ) as follower:
                 self._connected(hello, snapshot=follower.snapshot)
+                if follower.ahead:
+                    self._events.emit(
+                        FeedWentBack(
+                            agent=str(agent),
+                            revision=hello.revision,
+                            newest=self._hub.revision,
+                        )
+                    )
                 await self._until_ended(self._send(follower), self._receive(requests))
         except LegationError as error:
             reason = error.message

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from legation.authority.keystore import (
 )
 from legation.authority.maintenance import Maintenance
 from legation.authority.model import AUTHORITY_PATH, Services
+from legation.authority.moments import stamp
 from legation.authority.operators import Operators
 from legation.authority.policies import Policies
 from legation.authority.propagation import PropagationBoard
@@ -37,7 +39,7 @@ from legation.authority.serials import SerialAllocator
 from legation.authority.serving import ServingIdentity
 from legation.authority.settings import AuthoritySettings
 from legation.authority.status import Status
-from legation.authority.store import IssuerRecord, Store
+from legation.authority.store import AuditDraft, IssuerRecord, Store
 from legation.authority.store.sqlite import SQLiteStore
 from legation.clock import Clock
 from legation.errors import Conflict, InternalError, InvalidInput, Unavailable
@@ -87,6 +89,31 @@ async def initialise(
             return await initialisation.initialise(
                 store, settings, clock=clock, kek=kek, operator=operator
             )
+        finally:
+            await store.close()
+
+
+async def begin_new_feed(settings: AuthoritySettings, *, clock: Clock) -> None:
+    """Begin a new feed in a store that was restored from a copy.
+
+    Agents have seen what followed the copy, and refuse a feed that goes back: it would make
+    them forget revocations. Revoke again what was revoked since, then call this, while the
+    authority does not run.
+
+    Raises:
+        NotFound: no authority was initialised there.
+        Conflict: the authority is running.
+        InvalidInput, Unavailable: the directory or the store cannot be used.
+    """
+    _prepare_directory(settings.data_dir)
+    with _locked(settings.data_dir):
+        store = await SQLiteStore.open(settings.database)
+        try:
+            own_name = str(SpiffeID(settings.trust_domain, AUTHORITY_PATH))
+            audit = AuditDraft(
+                time=stamp(clock), actor=own_name, action="feed.begin", subject=own_name
+            )
+            await store.begin_feed(secrets.token_hex(16), audit=audit)
         finally:
             await store.close()
 
@@ -219,26 +246,26 @@ async def _core(
             f"not of {settings.trust_domain}",
             remedy="correct trust_domain or data_dir",
         )
-    secrets = await _open_secrets(store, kek, identity.salt)
+    opened = await _open_secrets(store, kek, identity.salt)
     hub = FeedHub(identity.feed_id, store)
     await hub.load()
-    store.attach(sign=secrets.signer.sign, deliver=hub.deliver)
+    store.attach(sign=opened.signer.sign, deliver=hub.deliver)
     board = PropagationBoard(clock)
     for agent in await store.agents():
         board.enrolled(agent)
     certifier = Certifier(
-        secrets.issuing,
-        SerialAllocator(store, secrets.issuing.key_id_hex, shards=settings.crl_shards),
+        opened.issuing,
+        SerialAllocator(store, opened.issuing.key_id_hex, shards=settings.crl_shards),
         settings=settings,
         clock=clock,
-        authorities=[issuer.certificate for issuer in secrets.issuers.values()],
+        authorities=[issuer.certificate for issuer in opened.issuers.values()],
     )
     return _Core(
         settings=settings,
         clock=clock,
         events=events,
         store=store,
-        secrets=secrets,
+        secrets=opened,
         hub=hub,
         board=board,
         certifier=certifier,

@@ -26,6 +26,8 @@ from legation.policy import DEFAULT_DENY
 _MAX_RAW = 300
 _MAX_PEER = 2048
 _RBAC_REFUSAL = "rbac_access_denied_matched_policy"
+# What Envoy writes in its brackets when no policy matched.
+_NOTHING_MATCHED = "none"
 # Of a server that is not the expected one, Envoy tells the names in its complaint only.
 _SHOWN_NAME = re.compile(r"SANs.are.\[(?:[^\]]*,)?\s*(spiffe://[^\s,\]]+)")
 # A connection that broke, or that we have cut, fails in the operating system, not in TLS.
@@ -97,13 +99,12 @@ def _refused(common: Any) -> Refused | None:
     if raw:
         cause = cause_of(raw)
     elif _tag(tags, TAG_CAUSE):
-        cause, raw = (
-            _cause(_tag(tags, TAG_CAUSE)),
-            f"policy {_tag(tags, TAG_POLICY) or DEFAULT_DENY}",
-        )
+        cause = _cause(_tag(tags, TAG_CAUSE))
+        raw = f"policy {_tag(tags, TAG_POLICY) or DEFAULT_DENY}"
     elif _RBAC_REFUSAL in termination:
         name = termination.partition("[")[2].rpartition("]")[0]
-        cause, raw = _cause(name), f"policy {name}"
+        cause = _cause(name)
+        raw = f"policy {DEFAULT_DENY if name == _NOTHING_MATCHED else name}"
     elif _NO_CHAIN in termination:
         cause, raw = Cause.PLAINTEXT, termination
     else:

@@ -54,6 +54,14 @@ class InitialisationStore(Protocol):
         """
         ...
 
+    async def begin_feed(self, feed_id: str, *, audit: AuditDraft) -> None:
+        """Give the feed another name, so that every agent takes a snapshot.
+
+        Raises:
+            NotFound: no authority was initialised here.
+        """
+        ...
+
     async def wrapped_keys(self) -> Sequence[WrappedKey]: ...
     async def issuers(self) -> Sequence[IssuerRecord]: ...
 

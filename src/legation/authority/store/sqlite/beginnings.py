@@ -73,6 +73,13 @@ def identity(connection: sqlite3.Connection) -> AuthorityIdentity:
     )
 
 
+def begin_feed(connection: sqlite3.Connection, feed_id: str, *, audit: AuditDraft) -> None:
+    """Give the feed another name."""
+    identity(connection)
+    set_meta(connection, "feed_id", feed_id)
+    append_audit(connection, audit, feed_id=feed_id)
+
+
 def wrapped_keys(connection: sqlite3.Connection) -> Sequence[WrappedKey]:
     """Return every wrapped key, the oldest first."""
     rows = connection.execute(

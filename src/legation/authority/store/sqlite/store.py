@@ -112,6 +112,9 @@ class SQLiteStore:
     async def identity(self) -> AuthorityIdentity:
         return await self._read(beginnings.identity)
 
+    async def begin_feed(self, feed_id: str, *, audit: AuditDraft) -> None:
+        await self._write(beginnings.begin_feed, feed_id, audit=audit)
+
     async def wrapped_keys(self) -> Sequence[WrappedKey]:
         return await self._read(beginnings.wrapped_keys)
 
