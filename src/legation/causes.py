@@ -96,7 +96,7 @@ _TEXTS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.WRONG_TRUST_DOMAIN: (
         "The peer belongs to another trust domain.",
-        "check the address, or federate the two trust domains",
+        "check the address; a peer of another trust domain is not accepted",
     ),
     Cause.WRONG_IDENTITY: (
         "The peer is someone else than expected.",

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from legation.authority.keystore import Passphrase, RawKey
+from legation.authority.settings import AuthoritySettings
 from legation.cli.authority_settings import (
     KEY_FILE,
     encryption_key,
     key_file,
-    settings_of,
     with_status_port,
 )
 from legation.cli.run_agent import settings_of as agent_settings_of
@@ -27,7 +27,7 @@ def _server(**flags: object) -> ServerConfig:
 
 def test_the_authority_is_told_what_the_configuration_says(tmp_path: Path) -> None:
     """Names are sorted into addresses and DNS names, durations become seconds."""
-    settings = settings_of(
+    settings = AuthoritySettings.from_config(
         _server(
             **{
                 "data_dir": str(tmp_path),

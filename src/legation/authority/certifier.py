@@ -164,7 +164,7 @@ def validity_around(
     if not_after <= now:
         raise Unavailable(
             f"the issuing certificate ended at {to_rfc3339(within[1])}",
-            remedy="prepare and activate a new issuer",
+            remedy="the issuing certificate is about to end; see docs/runbook.md",
         )
     return Validity(max(not_before, within[0]), not_after)
 

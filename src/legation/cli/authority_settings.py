@@ -1,8 +1,6 @@
 """From the authority's configuration to what the authority is told."""
 
-import ipaddress
 import socket
-from datetime import timedelta
 from pathlib import Path
 
 from legation.authority.keystore import (
@@ -12,43 +10,11 @@ from legation.authority.keystore import (
     create_key_file,
     read_key_file,
 )
-from legation.authority.settings import AuthoritySettings
 from legation.config import ServerConfig, key_protection
 from legation.config.secret_files import Protection
-from legation.pki import KeyAlgorithm
 
 KEY_FILE = "key-encryption-key"
 OPERATOR_FOLDER = "operator"
-
-
-def settings_of(config: ServerConfig) -> AuthoritySettings:
-    """Translate the configuration.
-
-    Raises:
-        InvalidInput: a value is outside what the authority accepts.
-    """
-    addresses, names = _sorted_names(config.names)
-    lifetimes = config.certificates
-    return AuthoritySettings(
-        trust_domain=config.trust_domain,
-        data_dir=config.data_dir,
-        dns_names=names,
-        ip_addresses=addresses,
-        agents_host=config.listen.agents.host,
-        agents_port=config.listen.agents.port,
-        status_url=config.status_base_url(),
-        workload_lifetime_s=_seconds(lifetimes.default_lifetime),
-        max_lifetime_s=_seconds(lifetimes.max_lifetime),
-        agent_lifetime_s=_seconds(lifetimes.agent_lifetime),
-        operator_lifetime_s=_seconds(lifetimes.operator_lifetime),
-        crl_validity_s=_seconds(config.crl_validity),
-        crl_refresh_s=config.crl_refresh.total_seconds(),
-        crl_shards=config.crl.shards,
-        root_algorithm=KeyAlgorithm(lifetimes.root_key),
-        issuer_algorithm=KeyAlgorithm(lifetimes.issuer_key),
-        root_lifetime_s=_seconds(lifetimes.root_lifetime),
-        issuer_lifetime_s=_seconds(lifetimes.issuer_lifetime),
-    )
 
 
 def with_status_port(config: ServerConfig) -> ServerConfig:
@@ -94,19 +60,3 @@ def encryption_key(config: ServerConfig, *, create: bool = False) -> KeyEncrypti
     if protection.kind is Protection.PASSPHRASE:
         return Passphrase(protection.secret)
     return RawKey(protection.secret)
-
-
-def _sorted_names(
-    names: tuple[str, ...],
-) -> tuple[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...], tuple[str, ...]]:
-    addresses, dns_names = [], []
-    for name in names:
-        try:
-            addresses.append(ipaddress.ip_address(name))
-        except ValueError:
-            dns_names.append(name)
-    return tuple(addresses), tuple(dns_names)
-
-
-def _seconds(duration: timedelta) -> int:
-    return int(duration.total_seconds())

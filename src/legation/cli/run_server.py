@@ -7,9 +7,10 @@ from legation.authority.http_server import HTTPServer
 from legation.authority.https import ServingTLS
 from legation.authority.rest.application import build_application
 from legation.authority.serving import ServingCredentials
+from legation.authority.settings import AuthoritySettings
 from legation.authority.status_http import build_status_application
 from legation.authority.wiring import Authority, build
-from legation.cli.authority_settings import encryption_key, settings_of, with_status_port
+from legation.cli.authority_settings import encryption_key, with_status_port
 from legation.cli.configured import Flags, log_as, read_config, reload_log_level
 from legation.cli.supervision import Supervision, run
 from legation.clock import SystemClock
@@ -30,7 +31,9 @@ def run_server(config_file: Path | None, flags: Flags) -> None:
         clock = SystemClock()
         async with AsyncExitStack() as stack:
             authority = await stack.enter_async_context(
-                build(settings_of(config), clock=clock, kek=encryption_key(config))
+                build(
+                    AuthoritySettings.from_config(config), clock=clock, kek=encryption_key(config)
+                )
             )
             api = HTTPServer(
                 build_application(authority.services, clock=clock),

@@ -10,13 +10,13 @@ from legation.agent.private_files import make_private_directory
 from legation.authority.initialisation import FirstOperator, Initialised
 from legation.authority.model import AUTHORITY_PATH, Actor, Role
 from legation.authority.rest.fields import chain_pem, csr_der
+from legation.authority.settings import AuthoritySettings
 from legation.authority.wiring import build
 from legation.authority.wiring import initialise as initialise_store
 from legation.cli.authority_settings import (
     OPERATOR_FOLDER,
     encryption_key,
     key_file,
-    settings_of,
 )
 from legation.cli.configured import Flags, read_config
 from legation.cli.credential import OPERATOR_FILE
@@ -24,8 +24,11 @@ from legation.cli.operator_files import OperatorRequest
 from legation.cli.output import note, show_one
 from legation.clock import SystemClock
 from legation.config import ServerConfig
+from legation.config.server import Listen
 from legation.errors import Conflict
 from legation.pki import SpiffeID, certificate_from_der
+
+_LISTEN_FLAGS = {"api": "--listen", "agents": "--listen-agents", "status": "--listen-status"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,9 @@ def initialise(config_file: Path | None, flags: Flags, credential: FirstCredenti
         name=credential.name, csr=csr_der(request.pem), lifetime_s=credential.lifetime_s
     )
     initialised = asyncio.run(
-        initialise_store(settings_of(config), clock=SystemClock(), kek=kek, operator=first)
+        initialise_store(
+            AuthoritySettings.from_config(config), clock=SystemClock(), kek=kek, operator=first
+        )
     )
     request.write(
         folder,
@@ -99,20 +104,31 @@ def tell(made: NewAuthority, config_file: Path | None, *, output: str) -> None:
 
 def _tell_next_steps(made: NewAuthority, config_file: Path | None) -> None:
     config = made.config
-    run = f"legation server run --config {config_file}" if config_file else (
-        f"legation server run --trust-domain {config.trust_domain} --data-dir {config.data_dir}"
-    )  # fmt: skip
     lines = ["", "Next:"]
     if path := key_file(config):
         lines.append(f"  keep a copy of {path} elsewhere: without it the keys stay shut")
     lines += [
-        f"  {run}",
+        f"  {_run_command(config, config_file)}",
         f"  export LEGATION_CREDENTIAL={made.folder} LEGATION_SERVER={config.listen.api}",
         "  legation token create node-1 > join-token",
         f"  legation agent run --authority {config.listen.api} \\",
+        f"      --authority-agents {config.listen.agents} \\",
         f"      --trust-bundle {made.folder}/bundle.pem --join-token-file join-token",
     ]
     note("\n".join(lines))
+
+
+def _run_command(config: ServerConfig, config_file: Path | None) -> str:
+    if config_file:
+        return f"legation server run --config {config_file}"
+    words = ["legation server run"]
+    words += [f"--trust-domain {config.trust_domain} --data-dir {config.data_dir}"]
+    usual = Listen()
+    for name, flag in _LISTEN_FLAGS.items():
+        address = getattr(config.listen, name)
+        if address != getattr(usual, name):
+            words.append(f"{flag} {address}")
+    return " ".join(words)
 
 
 def certify_offline(config_file: Path | None, flags: Flags, credential: FirstCredential) -> None:
@@ -134,7 +150,9 @@ async def _certify(
     config: ServerConfig, request: OperatorRequest, credential: FirstCredential
 ) -> tuple[tuple[bytes, ...], str]:
     # Nobody shall connect meanwhile: any free port of loopback will do.
-    settings = replace(settings_of(config), agents_host="127.0.0.1", agents_port=0)
+    settings = replace(
+        AuthoritySettings.from_config(config), agents_host="127.0.0.1", agents_port=0
+    )
     itself = Actor(spiffe_id=SpiffeID(config.trust_domain, AUTHORITY_PATH), role=Role.ADMIN)
     async with build(settings, clock=SystemClock(), kek=encryption_key(config)) as authority:
         _, chain = await authority.services.operators.create(

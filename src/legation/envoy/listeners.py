@@ -13,6 +13,7 @@ from legation.wire.feed import TLSMode
 
 # How long a new connection waits for an agent that does not answer, before it goes on.
 RECORD_TIMEOUT = "0.5s"
+PLAINTEXT_CHAIN = "plaintext"
 
 
 def inbound_name(inbound: Inbound) -> str:
@@ -54,7 +55,7 @@ def inbound_listener(
     if mtls is TLSMode.PERMISSIVE:
         chains.append(
             {
-                "name": f"plaintext-{drain_epoch}",
+                "name": f"{PLAINTEXT_CHAIN}-{drain_epoch}",
                 "filter_chain_match": {"transport_protocol": "raw_buffer"},
                 "filters": _inbound_filters(inbound, authenticated=False),
             }

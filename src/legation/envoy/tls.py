@@ -17,10 +17,22 @@ IDENTITY_SECRET = "identity"  # noqa: S105 - the name of a resource
 KEY_EXCHANGES = ("X25519MLKEM768", "X25519", "P-256")
 
 _ADS = {"ads": {}, "resource_api_version": "V3"}
+# Envoy leaves ML-DSA out unless the list names it, and then the handshake fails.
+SIGNATURE_ALGORITHMS = (
+    "ecdsa_secp256r1_sha256",
+    "ecdsa_secp384r1_sha384",
+    "ed25519",
+    "rsa_pss_rsae_sha256",
+    "rsa_pss_rsae_sha384",
+    "mldsa44",
+    "mldsa65",
+    "mldsa87",
+)
 _PARAMETERS = {
     "tls_minimum_protocol_version": "TLSv1_3",
     "tls_maximum_protocol_version": "TLSv1_3",
     "ecdh_curves": list(KEY_EXCHANGES),
+    "signature_algorithms": list(SIGNATURE_ALGORITHMS),
 }
 
 

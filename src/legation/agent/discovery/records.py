@@ -15,11 +15,13 @@ from legation.causes import Cause, cause_of
 from legation.envoy.access_log import (
     CONNECTION_LOG,
     TAG_CAUSE,
+    TAG_CHAIN,
     TAG_POLICY,
     TAG_SERIAL,
     TAG_TERMINATION,
     TAG_URI,
 )
+from legation.envoy.listeners import PLAINTEXT_CHAIN
 from legation.errors import InvalidInput
 from legation.policy import DEFAULT_DENY
 
@@ -96,6 +98,9 @@ def _refused(common: Any) -> Refused | None:
     raw = common.downstream_transport_failure_reason or common.upstream_transport_failure_reason
     if raw and _BROKEN in raw:
         return None
+    if _tag(tags, TAG_CHAIN).startswith(PLAINTEXT_CHAIN):
+        # The TLS inspector calls this a failure too, but it was let through on purpose.
+        raw = ""
     if raw:
         cause = cause_of(raw)
     elif _tag(tags, TAG_CAUSE):

@@ -214,5 +214,5 @@ def _check_end(validity: Validity, issuer: Issuer) -> None:
     if validity.not_after > issuer.not_after:
         raise InvalidInput(
             f"the certificate would outlive its issuer, which ends at {issuer.not_after}",
-            remedy="ask for a shorter lifetime, or prepare the next issuer",
+            remedy="ask for a shorter lifetime",
         )
