@@ -192,11 +192,13 @@ class TestGroupCommit:
         failed = [answer for answer in answers if isinstance(answer, Unavailable)]
         assert failed
         assert all("cannot write" in error.message for error in failed)
+        assert store.problem == failed[0].message
         store._writer.execute("PRAGMA max_page_count = 1000000")
         recorded = await store.audit_size()
         assert recorded == sum(answer == frozenset() for answer in answers)
         again = issuance()
         assert await store.record_issuance([again], requester=requester) == frozenset()
+        assert store.problem is None
 
     async def test_the_queue_is_bounded(self, store: SQLiteStore) -> None:
         """Beyond its length a caller is told to come back."""

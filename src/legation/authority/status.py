@@ -1,6 +1,6 @@
 """How the authority is, and what anyone may fetch from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -29,7 +29,9 @@ class Status:
         *,
         settings: AuthoritySettings,
         clock: Clock,
+        store_problem: Callable[[], str | None],
     ) -> None:
+        """Tell how the parts given are; `store_problem` says why writes fail, if they do."""
         self._hub = hub
         self._board = board
         self._publisher = publisher
@@ -37,6 +39,7 @@ class Status:
         self._issuers = issuers
         self._settings = settings
         self._clock = clock
+        self._store_problem = store_problem
         self._started_at = clock.now()
         self.running = False
 
@@ -71,6 +74,7 @@ class Status:
         next_update = self._publisher.next_update()
         parts = {
             "authority": "ok" if self.running else "not running",
+            "store": self._store_problem() or "ok",
             "issuer": _lasts(min(issuer.not_after for issuer in self._issuers.values()), now),
             "serving_certificate": _lasts(self._serving.credentials.not_after, now),
             "revocation_lists": "missing" if next_update is None else _lasts(next_update, now),

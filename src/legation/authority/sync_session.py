@@ -1,6 +1,7 @@
 """One Sync stream: the feed down to an agent, its statements up."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,7 @@ from legation.errors import InvalidInput, LegationError, TimedOut
 from legation.wire.protobuf.agent_pb2 import Acknowledgement, Hello, Reports, SyncRequest
 
 _HELLO_S = 10.0
+_LAST_WRITE_S = 1.0  # to an agent that may have stopped reading
 _MAX_REFUSALS = 256  # of one report
 _NEWEST_MS = 253_402_300_799_000  # the year 9999
 
@@ -140,14 +142,26 @@ class SyncSession:
         while True:
             pause = max(0.0, next_heartbeat - self._clock.monotonic())
             for message in await follower.next(idle_s=min(pause, self._heartbeat_s)):
-                await self._context.write(message)
+                await self._write(message)
             if self._clock.monotonic() >= next_heartbeat:
                 self._gate.check(self.peer)
                 now_ms = round(self._clock.now().timestamp() * 1000)
-                await self._context.write(
-                    heartbeat_message(now_ms=now_ms, revision=self._hub.revision)
-                )
+                await self._write(heartbeat_message(now_ms=now_ms, revision=self._hub.revision))
                 next_heartbeat = self._clock.monotonic() + self._heartbeat_s
+
+    async def _write(self, message: bytes) -> None:
+        """Write, and let the write finish although the stream is being ended meanwhile.
+
+        gRPC has one place for an operation that writes: a cancelled write still holds it, and
+        the status that ends the stream would find it taken.
+        """
+        write = asyncio.ensure_future(self._context.write(message))
+        try:
+            await asyncio.shield(write)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):  # the stream ends anyway
+                await asyncio.wait_for(write, _LAST_WRITE_S)
+            raise
 
     async def _receive(self, requests: AsyncIterator[bytes]) -> None:
         handlers: dict[str, Callable[[SyncRequest], None]] = {

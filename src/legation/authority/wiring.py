@@ -196,7 +196,14 @@ async def _start(
     ):
         _in_background(stack, name, work)
     status = Status(
-        core.hub, core.board, publisher, serving, issuers, settings=settings, clock=clock
+        core.hub,
+        core.board,
+        publisher,
+        serving,
+        issuers,
+        settings=settings,
+        clock=clock,
+        store_problem=lambda: core.store.problem,
     )
     status.running = True
     stack.callback(setattr, status, "running", False)

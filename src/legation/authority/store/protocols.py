@@ -287,6 +287,11 @@ class Store(
 ):
     """All of it, as the wiring passes it around."""
 
+    @property
+    def problem(self) -> str | None:
+        """Why the newest writes failed, or None while they succeed."""
+        ...
+
     async def close(self) -> None:
         """Finish what was accepted, and let go of everything."""
         ...

@@ -9,6 +9,7 @@ Waking the thread on the first unit instead halves the rate (GIL hand-over).
 
 import asyncio
 import itertools
+import logging
 import queue
 import sqlite3
 import threading
@@ -25,7 +26,12 @@ from legation.wire.feed.events import FeedEvent, SignedEvent
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 - an item
 
+_log = logging.getLogger(__name__)
 _MAX_UNITS = 512  # in one transaction: bounds the wait of the first of them
+
+
+class StoreUnavailable(Unavailable):
+    """The disk or the database refuses to write."""
 
 
 class Transaction:
@@ -68,6 +74,7 @@ class GroupCommit:
         self._idle.set()
         self.sign: Sign = _unsigned
         self.deliver: Deliver | None = None
+        self.problem: str | None = None
         self._batches: queue.SimpleQueue[list[_Queued] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="legation-store", daemon=True)
         self._thread.start()
@@ -136,6 +143,7 @@ class GroupCommit:
     ) -> None:
         """On the loop again: publish the events, then answer the callers, then go on."""
         self._busy = False
+        self._note_health(outcomes)
         try:
             if events and self.deliver is not None:
                 self.deliver(events)
@@ -151,6 +159,18 @@ class GroupCommit:
             # Callers that were just answered often have more: let them queue it first.
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
+
+    def _note_health(self, outcomes: Sequence[_Outcome]) -> None:
+        """Remember, and say once, that the disk refuses or that it writes again."""
+        refused = [value for succeeded, value in outcomes if not succeeded]
+        refused = [value for value in refused if isinstance(value, StoreUnavailable)]
+        if refused:
+            if self.problem is None:
+                _log.error("%s", refused[0].message, extra={"remedy": refused[0].remedy})
+            self.problem = refused[0].message
+        elif self.problem is not None and any(succeeded for succeeded, _ in outcomes):
+            _log.warning("the store writes again")
+            self.problem = None
 
     def _write(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -224,7 +244,7 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, LegationError):
         return error
     if isinstance(error, sqlite3.OperationalError):
-        translated: LegationError = Unavailable(
+        translated: LegationError = StoreUnavailable(
             f"the store cannot write: {error}", remedy="check the disk's space and health"
         )
     else:

@@ -65,6 +65,11 @@ class SQLiteStore:
         writer = await asyncio.to_thread(open_database, path)
         return cls(writer, await asyncio.to_thread(open_reader, path))
 
+    @property
+    def problem(self) -> str | None:
+        """Why the newest writes failed, or None while they succeed."""
+        return self._commits.problem
+
     async def close(self) -> None:
         """Finish what was accepted, and close the file."""
         await self._commits.close()
