@@ -1,13 +1,18 @@
 """A whole deployment for the tests that see the product from outside."""
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from legation.demo.deployment import Deployment
+from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
+from legation.demo.processes import free_port, listening
+from legation.demo.stage import API, POLICIES
 
 MakeDeployment = Callable[..., Awaitable[Deployment]]
 
@@ -26,3 +31,45 @@ async def make_deployment(
             return deployment
 
         yield make
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two services behind their Envoys: the API's mutual-TLS port, and the client's local one."""
+
+    inbound: int
+    outbound: int
+
+
+async def create_entry(
+    deployment: Deployment, name: str, selector: str | None = None, *options: str
+) -> None:
+    """Create an entry; without a selector, for the Envoy that is called `name`."""
+    await deployment.cli(
+        "entry", "create", "--spiffe-id", f"spiffe://{TRUST_DOMAIN}/{name}",
+        "--selector", selector or f"unix:path:{deployment.envoy_path(name)}",
+        "--agent", AGENT_NAME, *options,
+    )  # fmt: skip
+
+
+async def start_api(deployment: Deployment) -> int:
+    """Start the demo's API, which knows nothing of TLS; return its port."""
+    port = free_port()
+    service = await deployment.spawn(
+        "api", [sys.executable, "-m", "legation.demo.apps", "api", str(port)]
+    )
+    await service.wait_until(partial(listening, port), what="its port")
+    return port
+
+
+async def start_pair(deployment: Deployment, *entry_options: str) -> Pair:
+    """Start the API and a client's proxy, as the demo has them."""
+    pair = Pair(inbound=free_port(), outbound=free_port())
+    for name in ("api", "web"):
+        await create_entry(deployment, name, None, *entry_options)
+    await deployment.cli("policy", "apply", "-f", "-", input_text=POLICIES)
+    app = await start_api(deployment)
+    await deployment.start_proxy("api", inbound=[f"127.0.0.1:{pair.inbound}=127.0.0.1:{app}"])
+    calls_api = f"127.0.0.1:{pair.outbound}={API}@127.0.0.1:{pair.inbound}"
+    await deployment.start_proxy("web", outbound=[calls_api])
+    return pair

@@ -1,7 +1,6 @@
 """The authority is away for three quarters of a lifetime, and comes back."""
 
 import asyncio
-import sys
 from datetime import UTC, datetime
 from functools import partial
 
@@ -9,10 +8,8 @@ import pytest
 
 from legation.clock import from_rfc3339
 from legation.demo.callers import HTTP1Connection, Load
-from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
-from legation.demo.processes import free_port, listening
-from legation.demo.stage import API, POLICIES
-from tests.system.conftest import MakeDeployment
+from legation.demo.deployment import Deployment
+from tests.system.conftest import MakeDeployment, create_entry, start_pair
 
 LIFETIME_S = 24
 BYSTANDERS = 20
@@ -31,24 +28,13 @@ async def test_calls_go_on_without_the_authority_and_renewal_needs_no_storm(
             "crl": {"validity": f"{LIFETIME_S}s", "refresh": "1s"},
         }
     )
-    inbound, outbound, app = free_port(), free_port(), free_port()
-    for name in ("api", "web"):
-        await _entry(deployment, name, f"unix:path:{deployment.envoy_path(name)}")
     for number in range(BYSTANDERS):
-        await _entry(deployment, f"idle-{number}", f"unix:path:/nonexistent/{number}")
-    await deployment.cli("policy", "apply", "-f", "-", input_text=POLICIES)
-    service = await deployment.spawn(
-        "api", [sys.executable, "-m", "legation.demo.apps", "api", str(app)]
-    )
-    await service.wait_until(partial(listening, app), what="its port")
-    await deployment.start_proxy("api", inbound=[f"127.0.0.1:{inbound}=127.0.0.1:{app}"])
-    await deployment.start_proxy(
-        "web", outbound=[f"127.0.0.1:{outbound}={API}@127.0.0.1:{inbound}"]
-    )
+        await create_entry(deployment, f"idle-{number}", f"unix:path:/nonexistent/{number}")
+    pair = await start_pair(deployment)
     load = Load()
     for per_connection in (None, 1):
         load.keep_alive(
-            partial(HTTP1Connection.open, outbound),
+            partial(HTTP1Connection.open, pair.outbound),
             "/api/data",
             per_connection=per_connection,
             pause_s=0.002,
@@ -72,13 +58,6 @@ async def test_calls_go_on_without_the_authority_and_renewal_needs_no_storm(
     workloads = {name for name in per_identity if "/legation/" not in name}
     assert len(workloads) == BYSTANDERS + 2
     assert max(per_identity[name] for name in workloads) == 1
-
-
-async def _entry(deployment: Deployment, name: str, selector: str) -> None:
-    await deployment.cli(
-        "entry", "create", "--id", name, "--spiffe-id", f"spiffe://{TRUST_DOMAIN}/{name}",
-        "--selector", selector, "--agent", AGENT_NAME,
-    )  # fmt: skip
 
 
 async def _inventory(deployment: Deployment) -> list[dict[str, str]]:

@@ -4,16 +4,14 @@ import asyncio
 import json
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
-from legation.demo.processes import free_port, listening
-from legation.demo.stage import POLICIES, own_selector
+from legation.demo.deployment import TRUST_DOMAIN, Deployment
+from legation.demo.stage import own_selector
 from legation.demo.workload import fetch_identities
-from tests.system.conftest import MakeDeployment
+from tests.system.conftest import MakeDeployment, create_entry, start_pair
 
 # pkilint takes every spiffe:// URI for a broken one, and localhost for a broken domain.
 PKILINT_FALSE_ERRORS = ("invalid_uri_syntax", "invalid_domain_name", "invalid_domain_name_syntax")
@@ -45,23 +43,9 @@ async def test_openssl_and_curl_agree_with_us(make_deployment: MakeDeployment) -
     deployment = await make_deployment()
     work = deployment.directory / "work"
     work.mkdir()
-    inbound, app = free_port(), free_port()
-    own = own_selector()
-    for name, selector in (
-        ("api", f"unix:path:{deployment.envoy_path('api')}"),
-        ("partner", own),
-        ("reports", own),
-    ):
-        await deployment.cli(
-            "entry", "create", "--id", name, "--spiffe-id", f"spiffe://{TRUST_DOMAIN}/{name}",
-            "--selector", selector, "--agent", AGENT_NAME, "--dns-name", "localhost",
-        )  # fmt: skip
-    await deployment.cli("policy", "apply", "-f", "-", input_text=POLICIES)
-    service = await deployment.spawn(
-        "api", [sys.executable, "-m", "legation.demo.apps", "api", str(app)]
-    )
-    await service.wait_until(partial(listening, app), what="its port")
-    await deployment.start_proxy("api", inbound=[f"127.0.0.1:{inbound}=127.0.0.1:{app}"])
+    for name in ("partner", "reports"):
+        await create_entry(deployment, name, own_selector())
+    inbound = (await start_pair(deployment, "--dns-name", "localhost")).inbound
     async with asyncio.timeout(20):
         while len(found := await fetch_identities(deployment.socket, work)) < 2:
             await asyncio.sleep(0.05)
@@ -136,10 +120,7 @@ async def test_pkilint_is_content_with_everything_that_was_issued(
     deployment = await make_deployment()
     work = deployment.directory / "work"
     work.mkdir()
-    await deployment.cli(
-        "entry", "create", "--id", "api", "--spiffe-id", f"spiffe://{TRUST_DOMAIN}/api",
-        "--selector", "unix:uid:0", "--agent", AGENT_NAME, "--dns-name", "api.example.org",
-    )  # fmt: skip
+    await create_entry(deployment, "api", "unix:uid:0", "--dns-name", "api.example.org")
     async with asyncio.timeout(20):
         while True:
             page = await deployment.cli_json("certificate", "list", "--limit", "100")

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import ssl
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
@@ -21,13 +20,13 @@ from legation.demo.callers import (
     call_once,
     client_context,
 )
-from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
-from legation.demo.processes import free_port, listening
+from legation.demo.deployment import TRUST_DOMAIN, Deployment
+from legation.demo.processes import free_port
 from legation.demo.stage import own_selector
 from legation.demo.workload import FetchedIdentity, fetch_identities
 from tests.support.echo_servers import grpc_echo, tcp_echo
 from tests.support.figures import percentile, summary
-from tests.system.conftest import MakeDeployment
+from tests.system.conftest import MakeDeployment, create_entry, start_api
 
 TRIALS = 20
 HTTP_KINDS = ("new_handshake", "open_http1", "open_http2")
@@ -84,16 +83,12 @@ async def test_every_kind_of_connection_is_refused_after_a_revocation(
 
 
 async def _start_service(deployment: Deployment, stack: AsyncExitStack) -> dict[str, int]:
-    app = free_port()
     ports = {name: free_port() for name in ("http", "grpc", "tcp")}
     grpc_app = await stack.enter_async_context(grpc_echo())
     tcp_app = await stack.enter_async_context(tcp_echo())
-    await _entry(deployment, "service", f"unix:path:{deployment.envoy_path('service')}")
+    await create_entry(deployment, "service")
     await deployment.cli("policy", "apply", "-f", "-", input_text=POLICY)
-    service = await deployment.spawn(
-        "api", [sys.executable, "-m", "legation.demo.apps", "api", str(app)]
-    )
-    await service.wait_until(partial(listening, app), what="its port")
+    app = await start_api(deployment)
     await deployment.start_proxy(
         "service",
         inbound=[
@@ -105,18 +100,11 @@ async def _start_service(deployment: Deployment, stack: AsyncExitStack) -> dict[
     return ports
 
 
-async def _entry(deployment: Deployment, path: str, selector: str) -> None:
-    await deployment.cli(
-        "entry", "create", "--spiffe-id", f"spiffe://{TRUST_DOMAIN}/{path}",
-        "--selector", selector, "--agent", AGENT_NAME,
-    )  # fmt: skip
-
-
 async def _identities(deployment: Deployment, count: int) -> dict[str, FetchedIdentity]:
     own = own_selector()
     paths = ["neighbour", *(f"caller/{number}" for number in range(count))]
     for path in paths:
-        await _entry(deployment, path, own)
+        await create_entry(deployment, path, own)
     directory = deployment.directory / "callers"
     directory.mkdir(mode=0o700)
     async with asyncio.timeout(20):
