@@ -27,7 +27,6 @@ from legation.demo.stage import (
     API,
     BATCH,
     BRIEF,
-    BRIEF_LIFETIME_S,
     PARTNER,
     POLICIES,
     REPORTS,
@@ -106,7 +105,8 @@ async def refuse_strangers(stage: Stage) -> None:
         WEB, stage.deployment.directory / "forged.pem", now=stage.clock.now()
     )
     brief = stage.identities[BRIEF]
-    await asyncio.sleep(BRIEF_LIFETIME_S)  # until that certificate's time is over
+    left = brief.not_after - stage.clock.now()
+    await asyncio.sleep(max(0.0, left.total_seconds()) + 0.1)  # until its time is over
     cases = (
         ("without a certificate", None, "no_client_certificate"),
         ("with another authority's certificate", forged, "unknown_authority"),

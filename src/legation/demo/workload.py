@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from grpclib.client import Channel, UnaryStreamMethod
@@ -26,7 +27,7 @@ class FetchedIdentity:
 
     spiffe_id: str
     serial: int
-    lifetime_s: float
+    not_after: datetime
     credential: Path
     bundle_pem: str
 
@@ -64,11 +65,10 @@ def _keep(svid: workload_pb2.X509SVID, directory: Path) -> FetchedIdentity:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(key + certificates_to_pem(chain))
-    lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
     return FetchedIdentity(
         spiffe_id=svid.spiffe_id,
         serial=leaf.serial_number,
-        lifetime_s=lifetime.total_seconds(),
+        not_after=leaf.not_valid_after_utc,
         credential=path,
         bundle_pem=certificates_to_pem(certificates_from_der(svid.bundle)).decode(),
     )
