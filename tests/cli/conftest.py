@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from legation.cli.main import run
+from legation.config.ports import unused_port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +69,11 @@ class RunningAuthority:
         return ("--server", f"127.0.0.1:{self.port}", "--credential", str(self.credential))
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAuthority]:
     """A fresh authority, initialised and run by the real command line."""
     directory = tmp_path_factory.mktemp("authority") / "data"
-    port = free_port()
+    port = unused_port()
     flags = ("--trust-domain", "example.org", "--data-dir", str(directory))
     flags += ("--listen", f"127.0.0.1:{port}", "--listen-agents", "127.0.0.1:0")
     flags += ("--listen-status", "127.0.0.1:0", "--log-format", "json")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from legation.config.ports import unused_port
 from legation.envoy import Inbound, Outbound, Protocol, ProxySpec
 from legation.errors import InvalidInput, TimedOut, Unavailable
 from legation.proxy import Admin, ProxySupervisor, find_envoy
@@ -22,7 +23,6 @@ from tests.support.envoy import (
     Authorities,
     Caller,
     Feed,
-    free_port,
     http_app,
     port_of,
     running_agent,
@@ -72,7 +72,7 @@ async def test_every_kind_of_port(agent: Agent, short_path: Path) -> None:
     """IPv6, names, all protocols, and a log of JSON objects: Envoy takes them all."""
     async with http_app() as app:
         inbound = tuple(
-            Inbound(listen=f"{host}:{free_port()}", app=f"localhost:{app}", protocol=protocol)
+            Inbound(listen=f"{host}:{unused_port()}", app=f"localhost:{app}", protocol=protocol)
             for host, protocol in (
                 ("[::1]", Protocol.HTTP),
                 ("127.0.0.1", Protocol.HTTP2),
@@ -81,7 +81,7 @@ async def test_every_kind_of_port(agent: Agent, short_path: Path) -> None:
         )
         outbound = tuple(
             Outbound(
-                listen=f"127.0.0.1:{free_port()}",
+                listen=f"127.0.0.1:{unused_port()}",
                 upstream=f"localhost:{app}",
                 spiffe_id=API,
                 protocol=protocol,

@@ -27,6 +27,7 @@ from legation.agent.discovery.messages import RawMessage
 from legation.agent.local_server import LocalServer
 from legation.agent.model import AttestedCaller, Changes, PointBoard, WorkloadIdentity
 from legation.clock import SystemClock, to_rfc3339
+from legation.config.ports import unused_port
 from legation.envoy import Inbound, Outbound, Protocol, ProxySpec
 from legation.pki import (
     Issuer,
@@ -49,13 +50,6 @@ WEB = f"{SCHEME}example.org/web"
 MOBILE = f"{SCHEME}example.org/mobile"
 STRANGER = f"{SCHEME}example.org/stranger"
 HOUR = timedelta(hours=1)
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Authorities:
@@ -381,7 +375,7 @@ async def refused_stream(
 
 def serving(app_port: int, protocol: Protocol = Protocol.HTTP, name: str = "api") -> ProxySpec:
     """Describe a proxy in front of an application."""
-    listen = f"127.0.0.1:{free_port()}"
+    listen = f"127.0.0.1:{unused_port()}"
     inbound = Inbound(listen=listen, app=f"127.0.0.1:{app_port}", protocol=protocol, spiffe_id=API)
     return ProxySpec(name=name, inbound=(inbound,))
 
@@ -391,7 +385,10 @@ def calling(
 ) -> ProxySpec:
     """Describe a proxy through which an application calls `upstream`."""
     outbound = Outbound(
-        listen=f"127.0.0.1:{free_port()}", upstream=upstream, spiffe_id=expected, protocol=protocol
+        listen=f"127.0.0.1:{unused_port()}",
+        upstream=upstream,
+        spiffe_id=expected,
+        protocol=protocol,
     )
     return ProxySpec(name=name, outbound=(outbound,), spiffe_id=WEB)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from legation.config.ports import unused_port
 from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
-from legation.demo.processes import free_port, listening
+from legation.demo.processes import listening
 from legation.demo.stage import API, POLICIES
 
 MakeDeployment = Callable[..., Awaitable[Deployment]]
@@ -54,7 +55,7 @@ async def create_entry(
 
 async def start_api(deployment: Deployment) -> int:
     """Start the demo's API, which knows nothing of TLS; return its port."""
-    port = free_port()
+    port = unused_port()
     service = await deployment.spawn(
         "api", [sys.executable, "-m", "legation.demo.apps", "api", str(port)]
     )
@@ -64,7 +65,7 @@ async def start_api(deployment: Deployment) -> int:
 
 async def start_pair(deployment: Deployment, *entry_options: str) -> Pair:
     """Start the API and a client's proxy, as the demo has them."""
-    pair = Pair(inbound=free_port(), outbound=free_port())
+    pair = Pair(inbound=unused_port(), outbound=unused_port())
     for name in ("api", "web"):
         await create_entry(deployment, name, None, *entry_options)
     await deployment.cli("policy", "apply", "-f", "-", input_text=POLICIES)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from legation.clock import SystemClock, from_rfc3339
+from legation.config.ports import unused_port
 from legation.demo.callers import (
     Answer,
     HTTP1Connection,
@@ -21,7 +22,6 @@ from legation.demo.callers import (
     client_context,
 )
 from legation.demo.deployment import TRUST_DOMAIN, Deployment
-from legation.demo.processes import free_port
 from legation.demo.stage import own_selector
 from legation.demo.workload import FetchedIdentity, fetch_identities
 from tests.support.echo_servers import grpc_echo, tcp_echo
@@ -83,7 +83,7 @@ async def test_every_kind_of_connection_is_refused_after_a_revocation(
 
 
 async def _start_service(deployment: Deployment, stack: AsyncExitStack) -> dict[str, int]:
-    ports = {name: free_port() for name in ("http", "grpc", "tcp")}
+    ports = {name: unused_port() for name in ("http", "grpc", "tcp")}
     grpc_app = await stack.enter_async_context(grpc_echo())
     tcp_app = await stack.enter_async_context(tcp_echo())
     await create_entry(deployment, "service")

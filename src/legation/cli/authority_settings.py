@@ -1,6 +1,5 @@
 """From the authority's configuration to what the authority is told."""
 
-import socket
 from pathlib import Path
 
 from legation.authority.keystore import (
@@ -11,6 +10,7 @@ from legation.authority.keystore import (
     read_key_file,
 )
 from legation.config import ServerConfig, key_protection
+from legation.config.ports import unused_port
 from legation.config.secret_files import Protection
 
 KEY_FILE = "key-encryption-key"
@@ -22,10 +22,7 @@ def with_status_port(config: ServerConfig) -> ServerConfig:
     listener = config.listen.status
     if listener.port or config.status_url:
         return config
-    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((listener.host, 0))
-        chosen = type(listener)(listener.host, probe.getsockname()[1])
+    chosen = type(listener)(listener.host, unused_port(listener.host))
     listen = config.listen.model_copy(update={"status": chosen})
     return config.model_copy(update={"listen": listen})
 

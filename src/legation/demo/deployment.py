@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from legation.demo.processes import ChildProcess, command_line, free_port, listening
+from legation.config.ports import unused_port
+from legation.demo.processes import ChildProcess, command_line, listening
 from legation.errors import LegationError
 from legation.proxy.envoy_binary import find_envoy
 
@@ -21,9 +22,9 @@ AGENT_NAME = "node-1"
 class Ports:
     """The loopback ports of one deployment."""
 
-    api: int = field(default_factory=free_port)
-    agents: int = field(default_factory=free_port)
-    status: int = field(default_factory=free_port)
+    api: int = field(default_factory=unused_port)
+    agents: int = field(default_factory=unused_port)
+    status: int = field(default_factory=unused_port)
 
 
 @dataclass(slots=True, kw_only=True)

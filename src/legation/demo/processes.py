@@ -16,14 +16,6 @@ from legation.errors import TimedOut, Unavailable
 _PR_SET_PDEATHSIG = 1
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildProcess:
     """A running child and the file that its output goes to."""

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from legation.clock import Clock
+from legation.config.ports import unused_port
 from legation.demo.callers import client_context
 from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment, ProxyHandle
-from legation.demo.processes import free_port, listening
+from legation.demo.processes import listening
 from legation.demo.transcript import Transcript
 from legation.demo.workload import FetchedIdentity, fetch_identities
 from legation.errors import LegationError
@@ -58,10 +59,10 @@ class Stage:
     deployment: Deployment
     transcript: Transcript
     clock: Clock
-    inbound: int = field(default_factory=free_port)  # the API's mutual-TLS port
-    outbound: int = field(default_factory=free_port)  # where the web service calls the API
-    api_port: int = field(default_factory=free_port)
-    web_port: int = field(default_factory=free_port)
+    inbound: int = field(default_factory=unused_port)  # the API's mutual-TLS port
+    outbound: int = field(default_factory=unused_port)  # where the web service calls the API
+    api_port: int = field(default_factory=unused_port)
+    web_port: int = field(default_factory=unused_port)
     api_proxy: ProxyHandle | None = None
     identities: dict[str, FetchedIdentity] = field(default_factory=dict)
 

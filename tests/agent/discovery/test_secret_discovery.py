@@ -11,6 +11,7 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 from grpclib import Status
 
+from legation.config.ports import unused_port
 from legation.envoy.type_urls import SECRET, TCP_PROXY
 from legation.proxy import Admin, find_envoy
 from tests.support.envoy import (
@@ -20,7 +21,6 @@ from tests.support.envoy import (
     Authorities,
     Caller,
     Feed,
-    free_port,
     http_app,
     refused_stream,
 )
@@ -110,7 +110,7 @@ def _configuration(
 
 @asynccontextmanager
 async def _envoy(agent: Agent, app: int, identity: str, trust: str) -> AsyncIterator[int]:
-    directory, port = agent.socket.parent, free_port()
+    directory, port = agent.socket.parent, unused_port()
     config, admin = directory / "by-hand.json", directory / "by-hand.sock"
     config.write_text(json.dumps(_configuration(agent, port, app, identity, trust, admin)))
     process = await asyncio.create_subprocess_exec(
