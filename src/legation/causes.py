@@ -33,6 +33,11 @@ class Cause(StrEnum):
     PROTOCOL_VERSION = "protocol_version"
     NO_COMMON_PARAMETERS = "no_common_parameters"
     POLICY_DENIED = "policy_denied"
+    MALFORMED_TOKEN = "malformed_token"  # noqa: S105 - a word, no secret
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105
+    TOKEN_NOT_YET_VALID = "token_not_yet_valid"  # noqa: S105
+    WRONG_AUDIENCE = "wrong_audience"
+    WRONG_BINDING = "wrong_binding"
     UNKNOWN = "unknown"
 
     @property
@@ -149,6 +154,26 @@ _TEXTS: dict[Cause, tuple[str, str]] = {
     Cause.POLICY_DENIED: (
         "No policy allows this call, or one denies it.",
         "ask `legation policy explain` which policy decides",
+    ),
+    Cause.MALFORMED_TOKEN: (
+        "The token cannot be read or breaks its standard.",
+        "fetch a new one; if that one is refused as well, look at who made it",
+    ),
+    Cause.TOKEN_EXPIRED: (
+        "The token's time is over.",
+        "fetch a new one, and compare the clocks of both sides",
+    ),
+    Cause.TOKEN_NOT_YET_VALID: (
+        "The token's time has not begun.",
+        "compare the clocks of both sides",
+    ),
+    Cause.WRONG_AUDIENCE: (
+        "The token is meant for another service.",
+        "fetch one for the audience that this service expects",
+    ),
+    Cause.WRONG_BINDING: (
+        "The token is not bound to the certificate of this connection.",
+        "fetch one over the connection that it is used on; this one may be stolen",
     ),
     Cause.UNKNOWN: (
         "The reason is not known to Legation.",

@@ -124,6 +124,61 @@ def test_the_assembled_certificate_is_the_linted_one(
     assert names.value.get_values_for_type(x509.DNSName) == dns_names
 
 
+def rebuilt(certificate, signer):
+    """Return what cryptography's builder makes of everything that a certificate says."""
+    return x509.CertificateBuilder(
+        certificate.issuer,
+        certificate.subject,
+        certificate.public_key(),
+        certificate.serial_number,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+        list(certificate.extensions),
+    ).sign(signer, certificate.signature_hash_algorithm)
+
+
+@pytest.mark.parametrize("algorithm", KeyAlgorithm)
+def test_cryptographys_builder_writes_the_same_bytes(issuer, algorithm):
+    """What we write ourselves is, octet for octet, what a CertificateBuilder would sign."""
+    key = KEYS[algorithm]
+    subject = Subject(
+        spiffe_id=SpiffeID(EXAMPLE, "/" + "a" * 300),
+        dns_names=("a.test",),
+        ip_addresses=(ip_address("::1"),),
+    )
+    urls = {"crl_url": "http://crl.test/1", "issuer_url": "http://ca.test/"}
+    workload = leaf(issuer, subject=subject, public_key=key.public_key(), **urls)
+    responder = leaf(issuer, OCSP, subject=Subject(common_name="x"), serial=127)
+    made = [(workload, issuer.private_key), (responder, issuer.private_key)]
+    for year in (2049, 2050):  # UTCTime and GeneralizedTime
+        validity = Validity(NOW, NOW.replace(year=year))
+        made.append((root_of(key, validity=validity), key))
+    made.append((root_of(key, name_constraints=only_trust_domain(EXAMPLE)), key))
+    for issued, signer in made:
+        again = rebuilt(issued.certificate, signer)
+        assert again.tbs_certificate_bytes == issued.certificate.tbs_certificate_bytes
+        assert again.signature_algorithm_oid == issued.certificate.signature_algorithm_oid
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"subject": Subject(spiffe_id=API, dns_names=("bad_.test",))}, "dns_name"),
+        ({"crl_url": "ldap://crl.test/"}, "crl_distribution_points"),
+    ],
+)
+def test_nothing_slips_through_behind_a_good_one(issuer, changes, rule):
+    """A certificate that breaks a rule is refused although one of its kind was just issued."""
+    good_one = {
+        "subject": Subject(spiffe_id=API, dns_names=("good.test",)),
+        "crl_url": "http://crl.test/",
+    }
+    leaf(issuer, **good_one)
+    with pytest.raises(VerificationError, match=f"malformed_certificate: {rule}: "):
+        leaf(issuer, **{**good_one, **changes})
+    leaf(issuer, **good_one)
+
+
 def test_a_workload_certificate_has_exactly_these_extensions(issuer):
     """An X.509-SVID carries what X509-SVID, appendix A, asks for, and nothing else."""
     issued = leaf(

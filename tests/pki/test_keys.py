@@ -1,6 +1,6 @@
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from legation.errors import InvalidInput
@@ -84,6 +84,20 @@ def test_a_signers_own_choice_of_algorithm_is_verified_or_does_not_count():
     assert not verify_with(
         edwards.public_key(), edwards.sign(b"data"), b"data", algorithm=good, digest=hashes.SHA512()
     )
+
+
+def test_a_signature_of_another_kind_of_key_does_not_count():
+    """An RSA signature that calls itself ECDSA is not valid, though key and bytes fit."""
+    key = rsa.generate_private_key(65537, 3072)
+    signature = key.sign(b"data", padding.PKCS1v15(), hashes.SHA256())
+    for algorithm, valid in (
+        (SignatureAlgorithmOID.RSA_WITH_SHA256, True),
+        (SignatureAlgorithmOID.ECDSA_WITH_SHA256, False),
+    ):
+        found = verify_with(
+            key.public_key(), signature, b"data", algorithm=algorithm, digest=hashes.SHA256()
+        )
+        assert found is valid
 
 
 def test_the_key_identifier_is_that_of_rfc_7093():

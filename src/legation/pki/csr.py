@@ -7,7 +7,7 @@ the names come from the entry that the caller was matched with.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -21,6 +21,7 @@ from legation.pki.keys import (
     PublicKey,
     algorithm_of,
     signature_hash,
+    verify_with,
 )
 from legation.pki.parts import UNREADABLE, first_line
 from legation.pki.pem import decode_one
@@ -70,10 +71,11 @@ class CertificateRequest:
         except UNREADABLE as error:
             raise InvalidInput(f"not a {_WHAT}: {first_line(error)}") from None
         algorithm_of(public_key)
-        _check_possession(request)
+        accepted = cast("PublicKey", public_key)
+        _check_possession(request, accepted)
         names = _requested_names(request)
         return cls(
-            public_key=public_key,  # type: ignore[arg-type] # algorithm_of accepted it
+            public_key=accepted,
             spiffe_ids=_spiffe_ids(names),
             dns_names=tuple(name.value for name in names if isinstance(name, x509.DNSName)),
             der=data,
@@ -116,10 +118,15 @@ def build_request(
     return builder.sign(private_key, digest).public_bytes(Encoding.DER)
 
 
-def _check_possession(request: x509.CertificateSigningRequest) -> None:
-    if (
-        request.signature_algorithm_oid not in SIGNATURE_ALGORITHMS
-        or not request.is_signature_valid
+def _check_possession(request: x509.CertificateSigningRequest, public_key: PublicKey) -> None:
+    algorithm = request.signature_algorithm_oid
+    # With the key that was read already: the request's own check would read it once more.
+    if algorithm not in SIGNATURE_ALGORITHMS or not verify_with(
+        public_key,
+        request.signature,
+        request.tbs_certrequest_bytes,
+        algorithm=algorithm,
+        digest=request.signature_hash_algorithm,
     ):
         raise InvalidInput(
             f"the {_WHAT} is not signed by the key it names",

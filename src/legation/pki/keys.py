@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from legation.errors import InvalidInput
+from legation.pki import der
 
 PrivateKey: TypeAlias = (
     ec.EllipticCurvePrivateKey
@@ -37,20 +38,19 @@ PublicKey: TypeAlias = (
 )
 
 # How certificates and lists may be signed: what the accepted keys make, no SHA-1, no MD5.
-SIGNATURE_ALGORITHMS: Final = frozenset(
-    {
-        SignatureAlgorithmOID.ECDSA_WITH_SHA256,
-        SignatureAlgorithmOID.ECDSA_WITH_SHA384,
-        SignatureAlgorithmOID.ECDSA_WITH_SHA512,
-        SignatureAlgorithmOID.RSA_WITH_SHA256,
-        SignatureAlgorithmOID.RSA_WITH_SHA384,
-        SignatureAlgorithmOID.RSA_WITH_SHA512,
-        SignatureAlgorithmOID.ED25519,
-        SignatureAlgorithmOID.ML_DSA_44,
-        SignatureAlgorithmOID.ML_DSA_65,
-        SignatureAlgorithmOID.ML_DSA_87,
-    }
-)
+_SIGNERS: Final[dict[x509.ObjectIdentifier, type]] = {
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: ec.EllipticCurvePublicKey,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: ec.EllipticCurvePublicKey,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: ec.EllipticCurvePublicKey,
+    SignatureAlgorithmOID.RSA_WITH_SHA256: rsa.RSAPublicKey,
+    SignatureAlgorithmOID.RSA_WITH_SHA384: rsa.RSAPublicKey,
+    SignatureAlgorithmOID.RSA_WITH_SHA512: rsa.RSAPublicKey,
+    SignatureAlgorithmOID.ED25519: ed25519.Ed25519PublicKey,
+    SignatureAlgorithmOID.ML_DSA_44: mldsa.MLDSA44PublicKey,
+    SignatureAlgorithmOID.ML_DSA_65: mldsa.MLDSA65PublicKey,
+    SignatureAlgorithmOID.ML_DSA_87: mldsa.MLDSA87PublicKey,
+}
+SIGNATURE_ALGORITHMS: Final = frozenset(_SIGNERS)
 
 # Smaller exponents invite padding attacks, larger ones cost verifiers time; FIPS 186-5,
 # section 5.4 allows more, but no key generator in use makes anything else.
@@ -90,6 +90,20 @@ _PURE: Final[tuple[tuple[type, KeyAlgorithm], ...]] = (
     (mldsa.MLDSA65PublicKey, KeyAlgorithm.ML_DSA_65),
     (mldsa.MLDSA87PublicKey, KeyAlgorithm.ML_DSA_87),
 )
+
+
+# How each of them signs; the parameters of RSA are NULL (RFC 4055, section 5), those of
+# the others absent (RFC 5758, section 3.2; RFC 8410, section 3; RFC 9881, section 2).
+_SIGNATURE_ALGORITHM: Final[dict[KeyAlgorithm, tuple[x509.ObjectIdentifier, bytes]]] = {
+    KeyAlgorithm.P256: (SignatureAlgorithmOID.ECDSA_WITH_SHA256, b""),
+    KeyAlgorithm.P384: (SignatureAlgorithmOID.ECDSA_WITH_SHA384, b""),
+    KeyAlgorithm.RSA_3072: (SignatureAlgorithmOID.RSA_WITH_SHA256, der.NULL),
+    KeyAlgorithm.RSA_4096: (SignatureAlgorithmOID.RSA_WITH_SHA256, der.NULL),
+    KeyAlgorithm.ED25519: (SignatureAlgorithmOID.ED25519, b""),
+    KeyAlgorithm.ML_DSA_44: (SignatureAlgorithmOID.ML_DSA_44, b""),
+    KeyAlgorithm.ML_DSA_65: (SignatureAlgorithmOID.ML_DSA_65, b""),
+    KeyAlgorithm.ML_DSA_87: (SignatureAlgorithmOID.ML_DSA_87, b""),
+}
 
 
 def generate_key(algorithm: KeyAlgorithm = KeyAlgorithm.P256) -> PrivateKey:
@@ -138,6 +152,16 @@ def signature_hash(public_key: object) -> hashes.SHA256 | hashes.SHA384 | None:
     return None
 
 
+def signature_algorithm_der(public_key: object) -> bytes:
+    """Render the AlgorithmIdentifier of signatures by this key (RFC 5280, section 4.1.1.2).
+
+    Raises:
+        InvalidInput: the key is not accepted.
+    """
+    oid, parameters = _SIGNATURE_ALGORITHM[algorithm_of(public_key)]
+    return der.encode(der.SEQUENCE, der.object_identifier(oid.dotted_string) + parameters)
+
+
 def sign(private_key: PrivateKey, data: bytes) -> bytes:
     """Sign `data` as certificates of this key's algorithm are signed.
 
@@ -184,13 +208,17 @@ def verify_with(
 ) -> bool:
     """Tell whether `signature` is valid, by an algorithm that the signer chose.
 
-    False as well for an algorithm that does not count (`SIGNATURE_ALGORITHMS`).
+    False as well for an algorithm that does not count (`SIGNATURE_ALGORITHMS`), or is that of
+    another kind of key.
 
     Raises:
         InvalidInput: the key is not accepted.
     """
     algorithm_of(public_key)
-    return algorithm in SIGNATURE_ALGORITHMS and _verify(public_key, signature, data, digest)
+    signer = _SIGNERS.get(algorithm)
+    if signer is None or not isinstance(public_key, signer):
+        return False
+    return _verify(public_key, signature, data, digest)
 
 
 def _verify(
@@ -236,4 +264,12 @@ def key_id(public_key: PublicKey) -> bytes:
 
     That is SHA-256 where RFC 5280 suggests SHA-1, so that no name of a key rests on SHA-1.
     """
-    return hashlib.sha256(key_bits(public_key)).digest()[:20]
+    return key_id_from_der(public_key_der(public_key))
+
+
+def key_id_from_der(key_info: bytes) -> bytes:
+    """Return the same for a SubjectPublicKeyInfo of our own rendering (`public_key_der`)."""
+    _, start, end = der.read(key_info, 0, len(key_info))
+    _, first, last = der.read_all(key_info, start, end)[1]
+    # The first octet of a bit string counts the bits that are not used: none.
+    return hashlib.sha256(key_info[first + 1 : last]).digest()[:20]

@@ -79,6 +79,10 @@ class Parts:
         extension = self.extensions.get(kind)
         return None if extension is None else cast("_T", extension.value)
 
+    def has(self, kind: type[x509.ExtensionType]) -> bool:
+        """Tell whether there is such an extension."""
+        return kind in self.extensions
+
     def critical(self, kind: type[x509.ExtensionType]) -> bool:
         """Tell whether there is such an extension and it is critical."""
         extension = self.extensions.get(kind)

@@ -1,18 +1,17 @@
-"""The extensions of the certificates that Legation issues (RFC 5280, section 4.2)."""
+"""The extensions of the certificates that Legation issues (RFC 5280, section 4.2), in DER."""
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from functools import lru_cache
+from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from legation.errors import InvalidInput
+from legation.pki.issuance.tbs import write_extension
 from legation.pki.issuance.values import Subject
-from legation.pki.keys import PublicKey, key_id
 from legation.pki.profiles import Profile
 from legation.pki.spiffe_id import TrustDomain
-
-Extension: TypeAlias = x509.Extension[x509.ExtensionType]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,43 +36,41 @@ class CAConstraints:
     names: x509.NameConstraints | None = None
 
 
-def make(value: x509.ExtensionType, *, critical: bool) -> Extension:
-    """Wrap an extension's value."""
-    return x509.Extension(value.oid, critical, value)
+_LEAF_CONSTRAINTS: Final = write_extension(
+    x509.BasicConstraints(ca=False, path_length=None), critical=True
+)
 
 
-_LEAF_CONSTRAINTS: Final = make(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-
-
-def for_leaf(profile: Profile, usages: tuple[x509.ObjectIdentifier, ...]) -> tuple[Extension, ...]:
+def for_leaf(profile: Profile, usages: tuple[x509.ObjectIdentifier, ...]) -> bytes:
     """Return what all leaf certificates of a profile with these usages share."""
-    extensions = [_LEAF_CONSTRAINTS, make(profile.key_usage, critical=True)]
+    extensions = _LEAF_CONSTRAINTS + write_extension(profile.key_usage, critical=True)
     if usages:
-        extensions.append(make(x509.ExtendedKeyUsage(usages), critical=False))
+        extensions += write_extension(x509.ExtendedKeyUsage(usages), critical=False)
     if profile.ocsp_no_check:
-        extensions.append(make(x509.OCSPNoCheck(), critical=False))
-    return tuple(extensions)
+        extensions += write_extension(x509.OCSPNoCheck(), critical=False)
+    return extensions
 
 
-def for_ca(profile: Profile, constraints: CAConstraints) -> tuple[Extension, ...]:
+def for_ca(profile: Profile, constraints: CAConstraints) -> bytes:
     """Return what says of a CA certificate that it is one."""
     basic = x509.BasicConstraints(ca=True, path_length=constraints.path_length)
-    extensions = (make(basic, critical=True), make(profile.key_usage, critical=True))
-    if constraints.names is None:
-        return extensions
-    return (*extensions, make(constraints.names, critical=True))
+    extensions = write_extension(basic, critical=True)
+    extensions += write_extension(profile.key_usage, critical=True)
+    if constraints.names is not None:
+        extensions += write_extension(constraints.names, critical=True)
+    return extensions
 
 
-def for_location(locations: Locations) -> tuple[Extension, ...]:
+def for_location(locations: Locations) -> bytes:
     """Return the CRL distribution point and the authority information access, if any.
 
     Raises:
         InvalidInput: a URL is not ASCII.
     """
-    extensions: list[Extension] = []
+    extensions = b""
     if locations.crl_url is not None:
         points = x509.CRLDistributionPoints([distribution_point(locations.crl_url)])
-        extensions.append(make(points, critical=False))
+        extensions += write_extension(points, critical=False)
     access = [
         x509.AccessDescription(method, _uri(url))
         for method, url in (
@@ -83,21 +80,18 @@ def for_location(locations: Locations) -> tuple[Extension, ...]:
         if url is not None
     ]
     if access:
-        extensions.append(make(x509.AuthorityInformationAccess(access), critical=False))
-    return tuple(extensions)
+        extensions += write_extension(x509.AuthorityInformationAccess(access), critical=False)
+    return extensions
 
 
-def authority_key_identifier(issuer_key_id: bytes) -> Extension:
+def authority_key_identifier(issuer_key_id: bytes) -> bytes:
     """Return the extension that names the issuer's key."""
-    return make(x509.AuthorityKeyIdentifier(issuer_key_id, None, None), critical=False)
+    value = x509.AuthorityKeyIdentifier(issuer_key_id, None, None)
+    return write_extension(value, critical=False)
 
 
-def subject_key_identifier(public_key: PublicKey) -> Extension:
-    """Return the extension that names the certified key."""
-    return make(x509.SubjectKeyIdentifier(key_id(public_key)), critical=False)
-
-
-def alternative_names(subject: Subject) -> tuple[Extension, ...]:
+@lru_cache(maxsize=512)
+def alternative_names(subject: Subject) -> bytes:
     """Return the subject alternative name, if there is any.
 
     Raises:
@@ -114,9 +108,10 @@ def alternative_names(subject: Subject) -> tuple[Extension, ...]:
         ) from None
     names.extend(map(x509.IPAddress, subject.ip_addresses))
     if not names:
-        return ()
+        return b""
     # RFC 5280, section 4.2.1.6: critical if the subject is empty, and not otherwise.
-    return (make(x509.SubjectAlternativeName(names), critical=not subject.common_name),)
+    value = x509.SubjectAlternativeName(names)
+    return write_extension(value, critical=not subject.common_name)
 
 
 def distribution_point(url: str) -> x509.DistributionPoint:

@@ -8,7 +8,7 @@ from cryptography import x509
 
 from legation.errors import InvalidInput
 from legation.pki.issuance import extensions
-from legation.pki.issuance.extensions import Extension, Locations
+from legation.pki.issuance.extensions import Locations
 from legation.pki.issuance.twin import TwinSigner
 from legation.pki.keys import PrivateKey, PublicKey, algorithm_of, public_key_der
 from legation.pki.parts import UNREADABLE, Parts, first_line
@@ -20,10 +20,17 @@ _MAX_TEMPLATES: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """The extensions that all certificates of one profile, shard and set of usages share."""
+    """What all certificates of one profile, shard and set of usages share, in DER.
 
-    before: tuple[Extension, ...]
-    after: tuple[Extension, ...]
+    Attributes:
+        issuer: the Name.
+        before: the extensions before those about key and names.
+        after: the extensions after them.
+    """
+
+    issuer: bytes
+    before: bytes
+    after: bytes
 
 
 _TemplateKey: TypeAlias = tuple[Profile, bool, Locations]
@@ -98,11 +105,11 @@ class Issuer:
         if template is None:
             if len(self._templates) >= _MAX_TEMPLATES:
                 self._templates.clear()
+            usages = profile.usages(has_spiffe_id=has_spiffe_id)
             template = Template(
-                before=(
-                    *extensions.for_leaf(profile, profile.usages(has_spiffe_id=has_spiffe_id)),
-                    extensions.authority_key_identifier(self.key_id),
-                ),
+                issuer=self.name.public_bytes(),
+                before=extensions.for_leaf(profile, usages)
+                + extensions.authority_key_identifier(self.key_id),
                 after=extensions.for_location(locations),
             )
             self._templates[key] = template

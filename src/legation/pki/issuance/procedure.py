@@ -5,20 +5,19 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from legation.errors import InvalidInput
 from legation.pki.issuance import extensions
 from legation.pki.issuance.extensions import CAConstraints, Locations
 from legation.pki.issuance.issuer import Issuer
-from legation.pki.issuance.twin import Contents, TwinSigner
+from legation.pki.issuance.tbs import Contents
+from legation.pki.issuance.twin import TwinSigner
 from legation.pki.issuance.values import IssuedCertificate, Subject, Validity
-from legation.pki.keys import PrivateKey, PublicKey, algorithm_of
+from legation.pki.keys import PrivateKey, PublicKey, algorithm_of, public_key_der
 from legation.pki.profiles import ISSUER, ROOT, Presence, Profile
 
 MAX_NAMES: Final = 64
-_EMPTY_NAME: Final = x509.Name([])
 _COMMON_NAME: Final = re.compile(r"[\x20-\x7e]{1,64}\Z")  # RFC 5280, upper bound ub-common-name
 
 
@@ -60,22 +59,18 @@ def issue(
         has_spiffe_id=subject.spiffe_id is not None,
         locations=Locations(crl_url=crl_url, ocsp_url=ocsp_url, issuer_url=issuer_url),
     )
-    return _sign(
-        issuer.signer,
-        profile,
+    return issuer.signer.sign(
         Contents(
-            issuer=issuer.name,
-            subject=_name(subject),
-            public_key=public_key,
+            issuer=template.issuer,
+            subject=_name(subject.common_name),
+            public_key=public_key_der(public_key),
             serial=serial,
             validity=validity,
-            extensions=(
-                *template.before,
-                extensions.subject_key_identifier(public_key),
-                *extensions.alternative_names(subject),
-                *template.after,
-            ),
+            before=template.before,
+            alternative_names=extensions.alternative_names(subject),
+            after=template.after,
         ),
+        profile,
     )
 
 
@@ -102,23 +97,19 @@ def issue_ca(
     _check_request(ISSUER, subject, public_key, validity)
     _check_end(validity, issuer)
     constraints = CAConstraints(path_length=path_length, names=name_constraints)
-    return _sign(
-        issuer.signer,
-        ISSUER,
+    return issuer.signer.sign(
         Contents(
-            issuer=issuer.name,
-            subject=_name(subject),
-            public_key=public_key,
+            issuer=issuer.name.public_bytes(),
+            subject=_name(subject.common_name),
+            public_key=public_key_der(public_key),
             serial=serial,
             validity=validity,
-            extensions=(
-                *extensions.for_ca(ISSUER, constraints),
-                extensions.authority_key_identifier(issuer.key_id),
-                extensions.subject_key_identifier(public_key),
-                *extensions.alternative_names(subject),
-                *extensions.for_location(Locations(crl_url=crl_url, issuer_url=issuer_url)),
-            ),
+            before=extensions.for_ca(ISSUER, constraints)
+            + extensions.authority_key_identifier(issuer.key_id),
+            alternative_names=extensions.alternative_names(subject),
+            after=extensions.for_location(Locations(crl_url=crl_url, issuer_url=issuer_url)),
         ),
+        ISSUER,
     )
 
 
@@ -145,41 +136,26 @@ def self_sign(
     public_key = private_key.public_key()
     _check_request(profile, subject, public_key, validity)
     constraints = CAConstraints(path_length=path_length, names=name_constraints)
-    name = _name(subject)
-    return _sign(
-        TwinSigner(private_key),
-        profile,
+    name = _name(subject.common_name)
+    return TwinSigner(private_key).sign(
         Contents(
             issuer=name,
             subject=name,
-            public_key=public_key,
+            public_key=public_key_der(public_key),
             serial=serial,
             validity=validity,
-            extensions=(
-                *extensions.for_ca(profile, constraints),
-                extensions.subject_key_identifier(public_key),
-                *extensions.alternative_names(subject),
-            ),
+            before=extensions.for_ca(profile, constraints),
+            alternative_names=extensions.alternative_names(subject),
         ),
+        profile,
     )
-
-
-def _sign(signer: TwinSigner, profile: Profile, contents: Contents) -> IssuedCertificate:
-    certificate = signer.sign(contents, profile)
-    return IssuedCertificate(
-        der=certificate.public_bytes(Encoding.DER),
-        certificate=certificate,
-        serial=contents.serial,
-    )
-
-
-def _name(subject: Subject) -> x509.Name:
-    return _common_name(subject.common_name) if subject.common_name else _EMPTY_NAME
 
 
 @lru_cache(maxsize=256)
-def _common_name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+def _name(common_name: str) -> bytes:
+    """Render the subject; without a common name it is empty."""
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+    return x509.Name(attributes).public_bytes()
 
 
 def _check_request(

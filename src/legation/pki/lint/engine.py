@@ -4,6 +4,7 @@ It is on the path of every issuance: the certificate is taken apart once, and th
 that apply to its kind are chosen once per kind.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,7 +46,7 @@ def lint(certificate: x509.Certificate, profile: Profile) -> list[Finding]:
         parts = Parts(certificate)
     except UNREADABLE as error:
         return [_unreadable(error)]
-    findings = _broken(parts, svid=profile.spiffe_id is Presence.REQUIRED)
+    findings = _broken(parts, svid=is_svid(profile, parts.uris))
     for rule in PROFILE_LINTS:
         detail = rule.check(parts, profile)
         if detail is not None:
@@ -56,24 +57,34 @@ def lint(certificate: x509.Certificate, profile: Profile) -> list[Finding]:
 def lint_certificate(certificate: x509.Certificate) -> list[Finding]:
     """Return every rule that a certificate of anyone's making breaks."""
     try:
-        return _broken(Parts(certificate), svid=False)
+        parts = Parts(certificate)
+        return _broken(parts, svid=_claims_svid(parts.uris))
     except UNREADABLE as error:
         return [_unreadable(error)]
 
 
+def is_svid(profile: Profile, uris: Sequence[str]) -> bool:
+    """Tell whether a certificate of this profile, unless a CA's, is held to the X509-SVID."""
+    return profile.spiffe_id is Presence.REQUIRED or _claims_svid(uris)
+
+
+def _claims_svid(uris: Sequence[str]) -> bool:
+    return any(uri.startswith(SCHEME) for uri in uris)
+
+
 def _broken(parts: Parts, *, svid: bool) -> list[Finding]:
-    is_svid = not parts.ca and (svid or any(uri.startswith(SCHEME) for uri in parts.uris))
     return [
         _finding(rule, detail)
-        for rule in _rules_for(ca=parts.ca, svid=is_svid)
+        for rule in rules_for(ca=parts.ca, svid=svid)
         if (detail := rule.check(parts)) is not None
     ]
 
 
 @lru_cache(maxsize=4)
-def _rules_for(*, ca: bool, svid: bool) -> tuple[Rule, ...]:
+def rules_for(*, ca: bool, svid: bool) -> tuple[Rule, ...]:
+    """Return the rules for one kind of certificate."""
     scopes = {Scope.ANY, Scope.CA if ca else Scope.LEAF}
-    if svid:
+    if svid and not ca:
         scopes.add(Scope.SVID)
     return tuple(rule for rule in LINTS if rule.applies_to in scopes)
 

@@ -9,7 +9,7 @@ from legation.pki.profiles import Presence, Profile
 
 @profile_rule("profile_ca", "Legation profile")
 def _profile_ca(parts: Parts, profile: Profile) -> str | None:
-    if parts.ca == profile.ca and x509.BasicConstraints in parts.extensions:
+    if parts.ca == profile.ca and parts.has(x509.BasicConstraints):
         return None
     return f"its basic constraints are not those of the profile {profile.name}"
 
@@ -52,6 +52,6 @@ def _profile_names(parts: Parts, profile: Profile) -> str | None:
 
 @profile_rule("profile_ocsp_no_check", "RFC 6960, section 4.2.2.2.1")
 def _profile_ocsp_no_check(parts: Parts, profile: Profile) -> str | None:
-    if (x509.OCSPNoCheck in parts.extensions) == profile.ocsp_no_check:
+    if (parts.has(x509.OCSPNoCheck)) == profile.ocsp_no_check:
         return None
     return f"ocsp-no-check is not as in the profile {profile.name}"

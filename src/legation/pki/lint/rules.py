@@ -105,7 +105,7 @@ _NEVER_CRITICAL: Final = (
 @rule("criticality", "RFC 5280, sections 4.2.1.1, 4.2.1.2, 4.2.2.1 and 4.2.2.2")
 def _criticality(parts: Parts) -> str | None:
     for kind in _NEVER_CRITICAL:
-        if kind in parts.extensions and parts.extensions[kind].critical:
+        if parts.critical(kind):
             return f"the extension {kind.__name__} must not be critical"
     return None
 
@@ -123,7 +123,7 @@ def _authority_key_identifier(parts: Parts) -> str | None:
 
 @rule("ca_subject_key_identifier", "RFC 5280, section 4.2.1.2", applies_to=Scope.CA)
 def _ca_subject_key_identifier(parts: Parts) -> str | None:
-    if x509.SubjectKeyIdentifier in parts.extensions:
+    if parts.has(x509.SubjectKeyIdentifier):
         return None
     return "a CA has no subject key identifier"
 
@@ -135,7 +135,7 @@ def _ca_subject_key_identifier(parts: Parts) -> str | None:
     severity=Severity.WARNING,
 )
 def _leaf_subject_key_identifier(parts: Parts) -> str | None:
-    if x509.SubjectKeyIdentifier in parts.extensions:
+    if parts.has(x509.SubjectKeyIdentifier):
         return None
     return "there is no subject key identifier"
 
@@ -165,7 +165,7 @@ def _ca_basic_constraints(parts: Parts) -> str | None:
 
 @rule("name_constraints", "RFC 5280, section 4.2.1.10")
 def _name_constraints(parts: Parts) -> str | None:
-    if x509.NameConstraints not in parts.extensions:
+    if not parts.has(x509.NameConstraints):
         return None
     if not parts.ca:
         return "name constraints stand in a certificate that is no CA's"
@@ -184,7 +184,7 @@ def _any_extended_key_usage(parts: Parts) -> str | None:
 
 @rule("ocsp_no_check", "RFC 6960, section 4.2.2.2.1")
 def _ocsp_no_check(parts: Parts) -> str | None:
-    if x509.OCSPNoCheck not in parts.extensions:
+    if not parts.has(x509.OCSPNoCheck):
         return None
     usages = parts.value(x509.ExtendedKeyUsage)
     if usages is not None and ExtendedKeyUsageOID.OCSP_SIGNING in usages:
@@ -204,7 +204,7 @@ _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+\Z")  # RFC 3986,
 
 @rule("alternative_name_empty", "RFC 5280, section 4.2.1.6")
 def _alternative_name_empty(parts: Parts) -> str | None:
-    if x509.SubjectAlternativeName in parts.extensions and not parts.names:
+    if parts.has(x509.SubjectAlternativeName) and not parts.names:
         return "the subject alternative name is empty"
     return None
 
