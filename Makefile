@@ -74,8 +74,7 @@ lock: $(VENV)/bin/python
 
 PROTO := src/legation/wire/protobuf
 generate: $(VENV)/.dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src $(PROTO)/agent.proto $(PROTO)/local.proto $(PROTO)/workload.proto
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I src --grpc_python_out=src $(PROTO)/agent.proto
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src $(PROTO)/*.proto
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I src --grpclib_python_out=src $(PROTO)/local.proto
 
 clean:

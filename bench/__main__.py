@@ -8,7 +8,14 @@ from pathlib import Path
 from bench.figures import Figure, to_text, write_json
 
 # Name and module; the module's `run()` returns its figures.
-BENCHES = {"issuance": "bench.issuance"}
+BENCHES = {
+    "cold_start": "bench.cold_start",
+    "crl": "bench.crl",
+    "issuance": "bench.issuance",
+    "ocsp": "bench.ocsp",
+    "revoked_set": "bench.revoked_set",
+    "sdk": "bench.sdk",
+}
 
 
 def main() -> int:

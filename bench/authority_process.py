@@ -16,7 +16,8 @@ import uvloop
 
 from legation.authority.initialisation import FirstOperator
 from legation.authority.keystore import create_key_file, read_key_file
-from legation.authority.model import Actor, Role
+from legation.authority.listeners import api_listener, status_listener
+from legation.authority.model import Actor, Evidence, Role
 from legation.authority.settings import AuthoritySettings
 from legation.authority.wiring import Authority, build, initialise
 from legation.clock import SystemClock
@@ -46,11 +47,18 @@ async def serve(directory: Path) -> None:
         first = FirstOperator(name="admin", csr=build_request(generate_key()))
         await initialise(settings, clock=clock, kek=kek, operator=first)
     async with build(settings, clock=clock, kek=kek) as authority:
-        print(json.dumps(await _welcome(authority)), flush=True)
+        api = api_listener(authority, host="127.0.0.1", port=0, clock=clock)
+        status = status_listener(authority, host="127.0.0.1", port=0, clock=clock)
+        await api.start()
+        await status.start()
+        welcome = await _welcome(authority, api.port) | {"status_port": status.port}
+        print(json.dumps(welcome), flush=True)
         await asyncio.to_thread(sys.stdin.read)
+        await status.stop()
+        await api.stop()
 
 
-async def _welcome(authority: Authority) -> dict[str, Any]:
+async def _welcome(authority: Authority, port: int) -> dict[str, Any]:
     """Enrol an agent, and return what it connects with."""
     actor = Actor(spiffe_id=SpiffeID(TRUST_DOMAIN, "/legation/operator/admin"), role=Role.ADMIN)
     services = authority.services
@@ -64,10 +72,10 @@ async def _welcome(authority: Authority) -> dict[str, Any]:
         await services.entries.create(fields, actor=actor)
     _, token = await services.tokens.create(AGENT, lifetime_s=60, actor=actor)
     key = generate_key()
-    enrolment = await services.enrolment.enrol(token, build_request(key))
+    enrolment = await services.enrolment.enrol(Evidence.join_token(token), build_request(key))
     chain = certificates_to_pem(certificate_from_der(der) for der in enrolment.chain)
     return {
-        "port": authority.agents_port,
+        "port": port,
         "chain": chain.decode(),
         "key": private_key_to_pem(key).decode(),
         "roots": authority.serving.credentials.authorities_pem.decode(),

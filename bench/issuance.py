@@ -1,4 +1,4 @@
-"""Certificates a second, durable, over gRPC with mutual TLS: the server on one core.
+"""Certificates a second, durable, over HTTPS with mutual TLS: the server on one core.
 
 Beside it, on the same core and in the same session: what `cryptography` alone does (proof
 of possession and one CertificateBuilder signature), and what `openssl speed` signs.
@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import grpc
 import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -30,13 +30,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from bench.authority_process import ENTRY
 from bench.figures import Figure, figure
 from legation.pki import build_request, generate_key
+from legation.wire.agent_calls import ISSUE_PATH, MEDIA_TYPE
 from legation.wire.protobuf.agent_pb2 import IssueItem, IssueRequest, IssueResponse
 
 RUNS = 5
 SECONDS = 2.0
 BATCH = 100
 REQUESTS = 400  # distinct keys
-_METHOD = "/legation.agent.v1.AgentService/Issue"
 _UNIT = "certificates/s"
 
 
@@ -67,7 +67,7 @@ def run() -> list[Figure]:
         figure("issuance.bare", f"{_UNIT} of CPU", bare),
     ]
     peer = {"bare": figures[1].median, "openssl ecdsap256": figures[0].median}
-    with tempfile.TemporaryDirectory() as folder, _server(Path(folder), server_core) as server:
+    with tempfile.TemporaryDirectory() as folder, server_on(Path(folder), server_core) as server:
         pid, welcome = server
         os.sched_setaffinity(0, {client_core})
         try:
@@ -135,7 +135,7 @@ def _bare_rate(csrs: Sequence[bytes]) -> float:
 
 
 @contextlib.contextmanager
-def _server(folder: Path, core: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def server_on(folder: Path, core: int) -> Iterator[tuple[int, dict[str, Any]]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.authority_process", str(folder), "--cpu", str(core)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -160,57 +160,91 @@ async def _drive_all(
     load: Load, welcome: dict[str, Any], pid: int, csrs: Sequence[bytes]
 ) -> tuple[list[float], list[float]]:
     rates, cpu = [], []
-    async with _channel(welcome) as channel:
-        issue = channel.unary_unary(
-            _METHOD,
-            request_serializer=bytes,
-            response_deserializer=IssueResponse.FromString,
-        )
-        messages = _messages(load.batch, csrs)
-        await _run_once(issue, messages, load, seconds=0.5)
+    async with connected(welcome, load.callers) as callers:
+        requests = whole_requests(load.batch, csrs)
+        await _run_once(callers, requests, load, seconds=0.5)
         for _ in range(RUNS):
-            cpu_before, begun = _cpu_s(pid), time.perf_counter()
-            count = await _run_once(issue, messages, load, seconds=SECONDS)
+            cpu_before, begun = cpu_s(pid), time.perf_counter()
+            count = await _run_once(callers, requests, load, seconds=SECONDS)
             rates.append(count / (time.perf_counter() - begun))
-            cpu.append((_cpu_s(pid) - cpu_before) / count * 1e6)
+            cpu.append((cpu_s(pid) - cpu_before) / count * 1e6)
     return rates, cpu
 
 
-async def _run_once(issue: Any, messages: Sequence[bytes], load: Load, *, seconds: float) -> int:
+async def _run_once(
+    callers: Sequence["Caller"], requests: Sequence[bytes], load: Load, *, seconds: float
+) -> int:
     until = time.perf_counter() + seconds
-    counts = [0] * load.callers
 
-    async def caller(number: int) -> None:
-        turn = number
+    async def work(number: int, caller: Caller) -> int:
+        count, turn = 0, number
         while time.perf_counter() < until:
-            answer = await issue(messages[turn % len(messages)])
+            answer = IssueResponse.FromString(await caller.ask(requests[turn % len(requests)]))
             turn += load.callers
             assert len(answer.results) == load.batch
             assert all(result.HasField("certificate") for result in answer.results)
-            counts[number] += load.batch
+            count += load.batch
+        return count
 
-    await asyncio.gather(*(caller(number) for number in range(load.callers)))
-    return sum(counts)
+    return sum(await asyncio.gather(*(work(*each) for each in enumerate(callers))))
 
 
-def _messages(batch: int, csrs: Sequence[bytes]) -> list[bytes]:
+def whole_requests(batch: int, csrs: Sequence[bytes]) -> list[bytes]:
+    """Return whole HTTP requests: making them is no part of what is measured."""
     items = [IssueItem(entry_id=ENTRY, csr=csr) for csr in csrs]
-    return [
+    bodies = [
         IssueRequest(items=items[start : start + batch]).SerializeToString()
         for start in range(0, len(items) - batch + 1, batch)
     ]
+    return [
+        b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n%s"
+        % (ISSUE_PATH.encode(), MEDIA_TYPE.encode(), len(body), body)
+        for body in bodies
+    ]
+
+
+class Caller:
+    """One agent's connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send a request and return the body of its answer."""
+        self.writer.write(request)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        found = re.match(rb"HTTP/1.1 200 .*\r\ncontent-length: (\d+)\r\n", head, re.DOTALL)
+        assert found, head
+        return await self._reader.readexactly(int(found.group(1)))
 
 
 @contextlib.asynccontextmanager
-async def _channel(welcome: dict[str, Any]) -> AsyncIterator[grpc.aio.Channel]:
-    credentials = grpc.ssl_channel_credentials(
-        welcome["roots"].encode(), welcome["key"].encode(), welcome["chain"].encode()
-    )
-    async with grpc.aio.secure_channel(f"localhost:{welcome['port']}", credentials) as channel:
-        yield channel
+async def connected(welcome: dict[str, Any], count: int) -> AsyncIterator[list[Caller]]:
+    context = ssl.create_default_context(cadata=welcome["roots"])
+    with tempfile.NamedTemporaryFile() as file:
+        file.write((welcome["key"] + welcome["chain"]).encode())
+        file.flush()
+        context.load_cert_chain(file.name)
+    callers = [
+        Caller(
+            *await asyncio.open_connection(
+                "127.0.0.1", welcome["port"], ssl=context, server_hostname="localhost"
+            )
+        )
+        for _ in range(count)
+    ]
+    try:
+        yield callers
+    finally:
+        for caller in callers:
+            caller.writer.close()
+        await asyncio.gather(
+            *(caller.writer.wait_closed() for caller in callers), return_exceptions=True
+        )
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Return user and system time of a process, proc(5)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -33,16 +33,29 @@ def _sections(
     about = _attributes(model)
     own, inner = [], []
     for name, value in schema["properties"].items():
-        child = model.model_fields[name].annotation
-        if isinstance(child, type) and issubclass(child, BaseModel):
-            inner.append((name, child, kinds[child.__name__]))
+        if tables := _tables(model.model_fields[name].annotation):
+            inner += [(name, child, kinds[child.__name__]) for child in tables]
         else:
             default = "required" if name in schema.get("required", ()) else _shown(value)
             own.append((f"`{prefix}{name}`", _values(value, kinds), default, about.get(name, "")))
     yield table(("key", "value", "default", "meaning"), own)
     for name, child, child_schema in inner:
-        yield f"\n### `[{prefix}{name}]`\n\n{_summary(child)}\n"
+        title = f"[{prefix}{name}]"
+        if get_origin(model.model_fields[name].annotation) is tuple:
+            title = f"[{title}]"
+        yield f"\n### `{title}`{_variant(child_schema)}\n\n{_summary(child)}\n"
         yield from _sections(child, child_schema, kinds, f"{prefix}{name}.")
+
+
+def _tables(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """Return the kinds of table that a key holds: one, several to choose from, or none."""
+    options = get_args(annotation) or (annotation,)
+    return tuple(one for one in options if isinstance(one, type) and issubclass(one, BaseModel))
+
+
+def _variant(schema: Mapping[str, Any]) -> str:
+    kind = schema["properties"].get("kind", {}).get("const")
+    return f', `kind = "{kind}"`' if kind else ""
 
 
 def _attributes(model: type[BaseModel]) -> dict[str, str]:
@@ -67,6 +80,8 @@ def _values(value: Mapping[str, Any], kinds: Mapping[str, Any]) -> str:
 
 
 def _value(value: Mapping[str, Any]) -> str:
+    if "const" in value:
+        return f"`{value['const']}`"
     if "enum" in value:
         return ", ".join(f"`{one}`" for one in value["enum"])
     if value.get("type") == "array":

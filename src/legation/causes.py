@@ -16,6 +16,7 @@ class Cause(StrEnum):
     CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
     CERTIFICATE_REVOKED = "certificate_revoked"
     IDENTITY_BANNED = "identity_banned"
+    KEY_BANNED = "key_banned"
     UNKNOWN_AUTHORITY = "unknown_authority"
     BAD_SIGNATURE = "bad_signature"
     MALFORMED_CERTIFICATE = "malformed_certificate"
@@ -38,6 +39,14 @@ class Cause(StrEnum):
     TOKEN_NOT_YET_VALID = "token_not_yet_valid"  # noqa: S105
     WRONG_AUDIENCE = "wrong_audience"
     WRONG_BINDING = "wrong_binding"
+    EVIDENCE_MALFORMED = "evidence_malformed"
+    EVIDENCE_UNSIGNED = "evidence_unsigned"
+    EVIDENCE_FORGED = "evidence_forged"
+    EVIDENCE_EXPIRED = "evidence_expired"
+    EVIDENCE_REPLAYED = "evidence_replayed"
+    WRONG_NONCE = "wrong_nonce"
+    UNKNOWN_ISSUER = "unknown_issuer"
+    CLAIMS_NOT_PERMITTED = "claims_not_permitted"
     UNKNOWN = "unknown"
 
     @property
@@ -86,6 +95,10 @@ _TEXTS: dict[Cause, tuple[str, str]] = {
     Cause.IDENTITY_BANNED: (
         "The identity was revoked and may not be issued again.",
         "lift the ban when the incident is over: `legation revocation lift`",
+    ),
+    Cause.KEY_BANNED: (
+        "The key was revoked as compromised and is never certified again.",
+        "make a new key, and find out how the old one could leave",
     ),
     Cause.UNKNOWN_AUTHORITY: (
         "No trusted authority has signed this chain.",
@@ -167,13 +180,45 @@ _TEXTS: dict[Cause, tuple[str, str]] = {
         "The token's time has not begun.",
         "compare the clocks of both sides",
     ),
-    Cause.WRONG_AUDIENCE: (
-        "The token is meant for another service.",
-        "fetch one for the audience that this service expects",
-    ),
     Cause.WRONG_BINDING: (
         "The token is not bound to the certificate of this connection.",
         "fetch one over the connection that it is used on; this one may be stolen",
+    ),
+    Cause.EVIDENCE_MALFORMED: (
+        "What the agent showed to enrol cannot be read.",
+        "compare the agent's `enrolment` with the authority's `attestation`",
+    ),
+    Cause.EVIDENCE_UNSIGNED: (
+        "What the agent showed to enrol is not signed.",
+        "use a token or certificate that its issuer signed",
+    ),
+    Cause.EVIDENCE_FORGED: (
+        "What the agent showed to enrol was not made by whom it names.",
+        "find out where the agent has it from; somebody may be trying to get in",
+    ),
+    Cause.EVIDENCE_EXPIRED: (
+        "What the agent showed to enrol is over, not begun, or valid for too long.",
+        "get a new one, and compare the clocks",
+    ),
+    Cause.EVIDENCE_REPLAYED: (
+        "What the agent showed to enrol was used before.",
+        "get a new one; if nobody here has used it, revoke the agent that it let in",
+    ),
+    Cause.WRONG_AUDIENCE: (
+        "The token is meant for someone else.",
+        "ask its issuer for one with the audience that this service expects",
+    ),
+    Cause.WRONG_NONCE: (
+        "The nonce is not this authority's, or its time is over.",
+        "enrol again; a nonce is good for two minutes",
+    ),
+    Cause.UNKNOWN_ISSUER: (
+        "The token's issuer is not one that this authority accepts.",
+        "add the issuer to the authority's `attestation.oidc`, or correct it there",
+    ),
+    Cause.CLAIMS_NOT_PERMITTED: (
+        "What the agent showed is genuine, and may not enrol it.",
+        "compare it with `require` and `allowed_agents` in the authority's configuration",
     ),
     Cause.UNKNOWN: (
         "The reason is not known to Legation.",

@@ -1,6 +1,7 @@
 """The agent as a whole, against the real authority."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import stat
@@ -9,6 +10,7 @@ import pytest
 from grpclib.client import Channel
 
 from legation.agent.enrolment import EnrolmentRequest, enrol
+from legation.agent.evidence import JoinToken
 from legation.agent.identity import IdentityStore
 from legation.agent.schedule import RenewalTiming
 from legation.agent.wiring import Agent, AgentSettings
@@ -23,16 +25,21 @@ from legation.errors import (
 from legation.pki import SpiffeID
 from legation.wire.protobuf.local_grpc import LocalServiceStub
 from legation.wire.protobuf.local_pb2 import StatusRequest
-from tests.support.running_authority import ADMIN, AGENT_ID, TRUST_DOMAIN, RunningAuthority
+from tests.support.authority import ADMIN, TRUST_DOMAIN, World, agent_id, running, settings_for
 
+AGENT_ID = agent_id("one")
 API = SpiffeID(TRUST_DOMAIN, "/api")
 MINE = (f"unix:uid:{os.getuid()}",)
 
 
 @pytest.fixture
 async def real(tmp_path):
-    async with RunningAuthority(tmp_path / "authority") as real:
+    async with running(settings_for(tmp_path, backdate_s=0)) as real:
         yield real
+
+
+async def put_entry(real, **fields):
+    return await real.entry(**{"agents": [str(AGENT_ID)], "selectors": MINE, **fields})
 
 
 @pytest.fixture
@@ -70,7 +77,11 @@ async def test_an_agent_enrols_under_a_trust_bundle(real):
     request = await real.invitation(fingerprint=None, authorities=(real.root,))
     identity, membership = await enrol(request, clock=SystemClock())
     assert identity.spiffe_id == AGENT_ID
-    assert (membership.authority, membership.agents_port) == ("127.0.0.1", real.agents_port)
+    assert (membership.authority, membership.api_port, membership.agents_port) == (
+        "127.0.0.1",
+        real.api.port,
+        real.authority.agents_port,
+    )
     assert membership.bundle.x509_authorities == (real.root,)
 
 
@@ -85,7 +96,7 @@ async def test_a_token_works_once(real):
 async def test_a_wrong_token_is_refused(real):
     """A token that nobody gave is refused, and not repeated in the error."""
     with pytest.raises(LegationError) as caught:
-        await enrol(await real.invitation(token="guess"), clock=SystemClock())
+        await enrol(await real.invitation(evidence=JoinToken("guess")), clock=SystemClock())
     assert "guess" not in str(caught.value)
 
 
@@ -94,12 +105,12 @@ async def test_a_wrong_fingerprint_stops_before_the_token_leaves(real):
     request = await real.invitation(fingerprint="00" * 32)
     with pytest.raises(NotAuthenticated, match="fingerprint"):
         await enrol(request, clock=SystemClock())
-    await enrol(await real.invitation(token=request.token), clock=SystemClock())
+    await enrol(await real.invitation(evidence=request.evidence), clock=SystemClock())
 
 
 async def test_a_server_of_another_authority_stops_before_the_token_leaves(real, tmp_path):
     """A server whose chain does not end in the given trust bundle never sees the token."""
-    stranger = RunningAuthority(tmp_path / "stranger")
+    stranger = World(settings_for(tmp_path / "stranger"))
     await stranger.initialise()
     request = await real.invitation(fingerprint=None, authorities=(stranger.root,))
     with pytest.raises(NotAuthenticated, match="refused"):
@@ -109,7 +120,9 @@ async def test_a_server_of_another_authority_stops_before_the_token_leaves(real,
 @pytest.mark.parametrize("fingerprint", [None, "12", "zz" * 32])
 async def test_an_enrolment_without_anything_to_trust_is_refused(fingerprint):
     """Neither bundle nor fingerprint means that nobody is asked."""
-    request = EnrolmentRequest(authority="127.0.0.1:1", token="t", fingerprint=fingerprint)
+    request = EnrolmentRequest(
+        authority="127.0.0.1:1", evidence=JoinToken("t"), fingerprint=fingerprint
+    )
     with pytest.raises((InvalidInput, Unavailable)):
         await enrol(request, clock=SystemClock())
 
@@ -117,7 +130,7 @@ async def test_an_enrolment_without_anything_to_trust_is_refused(fingerprint):
 @pytest.mark.parametrize("address", ["", "http://x", "https://", "a:b", "x:99999", "https://[::"])
 async def test_an_address_that_is_none_is_refused(address):
     """What is not an https address of a host is refused before anything is dialled."""
-    request = EnrolmentRequest(authority=address, token="t", fingerprint="00" * 32)
+    request = EnrolmentRequest(authority=address, evidence=JoinToken("t"), fingerprint="00" * 32)
     with pytest.raises(InvalidInput, match="address"):
         await enrol(request, clock=SystemClock())
 
@@ -125,7 +138,7 @@ async def test_an_address_that_is_none_is_refused(address):
 async def test_an_absent_authority_is_reported(unused_tcp_port):
     """An authority that does not listen is unavailable, not a traceback."""
     request = EnrolmentRequest(
-        authority=f"127.0.0.1:{unused_tcp_port}", token="t", fingerprint="00" * 32
+        authority=f"127.0.0.1:{unused_tcp_port}", evidence=JoinToken("t"), fingerprint="00" * 32
     )
     with pytest.raises(Unavailable, match="cannot be reached"):
         await enrol(request, clock=SystemClock())
@@ -139,7 +152,7 @@ async def test_without_identity_and_token_the_agent_says_what_to_do(settings):
 
 async def test_an_entry_becomes_an_identity(real, agent):
     """An entry made at the authority is certified here without anyone asking again."""
-    await real.put_entry(selectors=MINE, dns_names=["api.example.org"])
+    await put_entry(real, dns_names=["api.example.org"])
     (serial,) = await served(agent)
     record = await real.services.certificates.get(serial)
     assert record.spiffe_id == str(API)
@@ -148,7 +161,7 @@ async def test_an_entry_becomes_an_identity(real, agent):
 
 async def test_a_revoked_certificate_is_replaced(real, agent):
     """After a revocation by serial the agent acknowledges it and serves another certificate."""
-    await real.put_entry(selectors=MINE)
+    await put_entry(real)
     (first,) = await served(agent)
     outcome = await real.services.revocations.revoke_serial(first, reason="superseded", actor=ADMIN)
     await real.until_acknowledged(outcome.revision)
@@ -159,7 +172,7 @@ async def test_a_revoked_certificate_is_replaced(real, agent):
 
 async def test_a_banned_identity_is_gone_until_the_ban_is_lifted(real, agent):
     """A banned identity is not served when the agent acknowledges, and comes back when lifted."""
-    await real.put_entry(selectors=MINE)
+    await put_entry(real)
     await served(agent)
     outcome = await real.services.revocations.revoke_identity(
         API, reason="keyCompromise", ban=True, actor=ADMIN
@@ -172,7 +185,7 @@ async def test_a_banned_identity_is_gone_until_the_ban_is_lifted(real, agent):
 
 async def test_short_certificates_are_renewed_before_they_expire(real, agent):
     """A certificate of three seconds is replaced, without a gap, before it ends."""
-    await real.put_entry(selectors=MINE, lifetime_s=3)
+    await put_entry(real, lifetime_s=3)
     (first,) = await served(agent)
     (second,) = await served(agent, lambda serials: serials != [first])
     assert second != first
@@ -180,7 +193,7 @@ async def test_short_certificates_are_renewed_before_they_expire(real, agent):
 
 async def test_the_agents_own_certificate_is_renewed(real, invited):
     """The agent renews itself by the same schedule, and its stream goes on."""
-    real._settings["agent_lifetime_s"] = 4
+    real.settings = dataclasses.replace(real.settings, agent_lifetime_s=4)
     await real.stop()
     await real.start()
     async with await Agent.open(invited) as agent:
@@ -188,14 +201,14 @@ async def test_the_agents_own_certificate_is_renewed(real, invited):
         async with asyncio.timeout(15):
             while agent.own.identity.serial == first:
                 await asyncio.sleep(0.02)
-        await real.put_entry(selectors=MINE)
+        await put_entry(real)
         assert await served(agent)
 
 
 async def test_an_outage_harms_nobody(real, invited):
     """With the authority away a restarted agent remembers, and catches up when it is back."""
     async with await Agent.open(invited) as agent:
-        await real.put_entry(selectors=MINE)
+        await put_entry(real)
         await served(agent)
         await real.stop()
         async with asyncio.timeout(10):
@@ -221,7 +234,7 @@ async def status_of(settings):
 
 async def test_the_status_shows_the_whole_agent(real, agent, settings):
     """The status document names identity, feed, workloads and points, and holds no key."""
-    entry = await real.put_entry(selectors=MINE)
+    entry = await put_entry(real)
     (serial,) = await served(agent)
     document = await status_of(settings)
     assert document["agent"]["spiffe_id"] == str(AGENT_ID)
@@ -242,6 +255,6 @@ async def test_the_moment_of_renewal_is_configurable(real, settings):
         timing=RenewalTiming(renew_at_remaining=0.95, spread=0.0),
     )
     async with await Agent.open(eager) as agent:
-        await real.put_entry(selectors=MINE, lifetime_s=10)
+        await put_entry(real, lifetime_s=10)
         (first,) = await served(agent)
         await served(agent, lambda serials: serials != [first])

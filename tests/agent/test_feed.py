@@ -1,5 +1,7 @@
 """The feed receiver: verified parts in, folded state out."""
 
+from datetime import UTC, datetime
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -141,3 +143,118 @@ def test_a_new_feed_starts_from_nothing(receiver, signer):
     receiver.accept(part(ban(signer, 5), snapshot=True, revision=5))
     receiver.accept(part(snapshot=True, revision=3, feed_id="g"))
     assert (receiver.state.bans, receiver.state.revision, receiver.feed_id) == ({}, 3, "g")
+
+
+def revocation(signer, revision, serial="2a", *, expires_at="2031-01-01T00:00:00.000Z", reason="superseded"):
+    value = {
+        "serial": serial,
+        "spiffe_id": BAD,
+        "issuer": "00",
+        "reason": reason,
+        "revoked_at": "2026-01-01T00:00:00.000Z",
+        "expires_at": expires_at,
+    }
+    event = FeedEvent(revision=revision, time_ms=0, kind=Kind.REVOCATION, key=serial, value=value)
+    signed = signer.sign(event)
+    return pb.Event(body=signed.body, signature=signed.signature)
+
+
+@pytest.mark.parametrize(("feed_id", "revision"), [("f", 3), ("f", 9), ("g", 3), ("g", 9)])
+def test_no_snapshot_takes_a_revocation_back(receiver, signer, feed_id, revision):
+    """Of the same feed or a new one, older or newer: what was revoked stays refused."""
+    receiver.accept(part(revocation(signer, 5), snapshot=True, revision=5))
+    for _ in range(2):
+        receiver.accept(part(snapshot=True, revision=revision, feed_id=feed_id))
+        assert set(receiver.state.revocations) == {42}
+        assert (receiver.state.revision, receiver.feed_id) == (revision, feed_id)
+        revision += 1
+
+
+def test_a_kept_revocation_ends_with_the_certificate(receiver, signer):
+    """It is forgotten after the expiry that stands in it, and not kept any longer."""
+    receiver.accept(part(revocation(signer, 5), snapshot=True, revision=5))
+    receiver.accept(part(snapshot=True, revision=3, feed_id="g"))
+    assert receiver.forget_expired(datetime(2030, 12, 31, tzinfo=UTC)) == 0
+    assert receiver.kept() is not None
+    assert receiver.forget_expired(datetime(2031, 1, 2, tzinfo=UTC)) == 1
+    assert (receiver.state.revocations, receiver.kept()) == ({}, None)
+    receiver.accept(part(snapshot=True, revision=4, feed_id="h"))
+    assert receiver.state.revocations == {}
+
+
+@pytest.mark.parametrize(("feed_id", "revision", "kept"), [("f", 9, 0), ("g", 9, 0), ("f", 3, 1)])
+def test_a_snapshot_takes_a_hold_back(receiver, signer, feed_id, revision, kept):
+    """Released while the agent was away; only a feed that went back may have forgotten it."""
+    receiver.accept(
+        part(revocation(signer, 5, reason="certificateHold"), snapshot=True, revision=5)
+    )
+    receiver.accept(part(snapshot=True, revision=revision, feed_id=feed_id))
+    assert len(receiver.state.revocations) == kept
+    assert (receiver.kept() is not None) == bool(kept)
+
+
+def test_a_hold_is_released_by_an_event(receiver, signer):
+    """As a ban is lifted; and a hold that became a revocation is taken back by no snapshot."""
+    receiver.accept(
+        part(revocation(signer, 5, reason="certificateHold"), snapshot=True, revision=5)
+    )
+    event = FeedEvent(revision=6, time_ms=0, kind=Kind.REVOCATION, key="2a", value=None)
+    signed = signer.sign(event)
+    receiver.accept(part(pb.Event(body=signed.body, signature=signed.signature), revision=6))
+    assert receiver.state.revocations == {}
+    receiver.accept(part(revocation(signer, 7, reason="certificateHold"), revision=7))
+    receiver.accept(part(revocation(signer, 8, reason="keyCompromise"), revision=8))
+    receiver.accept(part(snapshot=True, revision=9))
+    assert set(receiver.state.revocations) == {42}
+
+
+@pytest.mark.parametrize("later", ["lifted", "banned", "new feed"])
+def test_a_kept_ban_ends_when_the_feed_speaks_of_it(receiver, signer, later):
+    """After the feed went back a ban stays through snapshots, until there is newer word of it."""
+    receiver.accept(part(ban(signer, 5), snapshot=True, revision=5))
+    for revision in (3, 9):
+        receiver.accept(part(snapshot=True, revision=revision))
+        assert set(receiver.state.bans) == {BAD}
+    if later == "lifted":
+        receiver.accept(part(ban(signer, 10, value=None), revision=10))
+        assert receiver.state.bans == {}
+    elif later == "banned":
+        receiver.accept(part(ban(signer, 10), revision=10))
+        assert receiver.kept() is None
+        receiver.accept(part(snapshot=True, revision=11))
+    else:
+        receiver.accept(part(snapshot=True, feed_id="g"))
+    assert (receiver.state.bans, receiver.kept()) == ({}, None)
+
+
+def test_word_of_a_form_beyond_this_version_ends_no_ban(receiver, signer):
+    """Whether it lifts the ban cannot be told, so the ban stays."""
+    receiver.accept(part(ban(signer, 5), snapshot=True, revision=5))
+    receiver.accept(part(snapshot=True, revision=3))
+    receiver.accept(part(ban(signer, 6, value={"new": "form"}), revision=6))
+    assert receiver.kept() is not None
+    assert set(receiver.state.bans) == {BAD}
+
+
+def test_what_is_kept_is_taken_up_again(receiver, signer):
+    """Another receiver that begins with it refuses the same, after the same snapshot and others."""
+    receiver.accept(part(ban(signer, 5), revocation(signer, 6), snapshot=True, revision=6))
+    receiver.accept(part(snapshot=True, revision=3))
+    second = FeedReceiver(AGENT, lambda: [signer.public_key])
+    second.keep(receiver.kept())
+    for each in (receiver, second):
+        for revision in (3, 4):
+            each.accept(part(snapshot=True, revision=revision))
+        assert (set(each.state.bans), set(each.state.revocations)) == ({BAD}, {42})
+        assert (each.state.revision, each.feed_id) == (4, "f")
+    assert second.kept() == receiver.kept()
+
+
+def test_only_refusals_of_the_authority_are_taken_up(receiver, signer):
+    """What another key has signed, or what refuses nobody, is turned down."""
+    other = FeedSigner(Ed25519PrivateKey.generate())
+    with pytest.raises(NotAuthenticated):
+        receiver.keep(part(ban(other, 5)))
+    with pytest.raises(InvalidInput, match="refuses nobody"):
+        receiver.keep(part(ban(signer, 5, value=None)))
+    assert receiver.state.bans == {}

@@ -192,6 +192,38 @@ async def test_compaction_of_half_an_update_claims_no_more_than_it_holds(path):
     assert snapshot.revision == 3
 
 
+async def test_what_is_kept_goes_through_compaction(path):
+    """The first record stays beside the snapshot, without what ended or was spoken of since."""
+    cache = FeedCache(path)
+    list(cache.load())
+    kept = pb.Events(feed_id="f", events=[event(90, "a"), event(91, "b"), event(92, "c")])
+    cache.replace([kept, part(event(1, "d"), revision=1, snapshot=True)])
+    cache.append(part(event(2, "b", None), revision=2))
+    await cache.compact(current=lambda e: e.key != "c")
+    cache.append(part(event(3, "e"), revision=3))
+    cache.close()
+    assert reload(path) == [
+        pb.Events(feed_id="f", events=[event(90, "a")]),
+        part(event(1, "d"), revision=2, snapshot=True),
+        part(event(3, "e"), revision=3),
+    ]
+
+
+async def test_compaction_of_what_is_kept_alone_repeats_nothing(path):
+    """A file that lost everything after its first record is compacted to that and no more."""
+    cache = FeedCache(path)
+    list(cache.load())
+    kept = pb.Events(feed_id="f", events=[event(90, "a")])
+    cache.append(kept)
+    compaction = cache.compact(current=lambda e: True)
+    cache.append(part(event(1, "b"), revision=1))
+    await compaction
+    cache.close()
+    first, *rest = reload(path)
+    assert first == kept
+    assert [len(each.events) for each in rest] in ([0, 1], [1])
+
+
 def test_appending_before_loading_is_a_defect(path):
     """A cache that was not loaded does not know where to append, and says so."""
     with pytest.raises(InternalError):

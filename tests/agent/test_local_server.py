@@ -16,7 +16,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 
 from legation.agent import local_server
-from legation.agent.attestation import UnixAttestor
+from legation.agent.attestation import PeerAttestor
 from legation.agent.local_server import LocalServer, attest_peer
 from legation.agent.status import StatusService
 from legation.clock import SystemClock
@@ -30,7 +30,7 @@ class Service(LocalServiceBase):
 
     def __init__(self):
         self.answer = lambda: b"{}"
-        self.attestor = UnixAttestor(SystemClock())
+        self.attestor = PeerAttestor(SystemClock())
         self.callers = []
 
     async def Status(self, stream):  # noqa: N802
@@ -48,7 +48,7 @@ def path(run_directory):
 async def service():
     service = Service()
     yield service
-    service.attestor.close()
+    await service.attestor.close()
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ async def test_a_call_to_an_unknown_method_is_unimplemented(server, path):
 async def test_the_status_is_not_for_everyone(run_directory):
     """A user who is neither root nor the agent's own gets PERMISSION_DENIED."""
     path = run_directory / "s"
-    attestor = UnixAttestor(SystemClock())
+    attestor = PeerAttestor(SystemClock())
     server = LocalServer(
         [StatusService(attestor, lambda: {"secret": 1})], path=path, clock=SystemClock()
     )
@@ -278,7 +278,7 @@ async def test_the_status_is_not_for_everyone(run_directory):
     assert output.decode().strip() == "PERMISSION_DENIED"
     assert b"secret" in (await ask(path)).document
     await server.stop()
-    attestor.close()
+    await attestor.close()
 
 
 async def _read(reader):

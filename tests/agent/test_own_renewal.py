@@ -9,7 +9,7 @@ from legation.agent import renewal
 from legation.agent.identity import IdentityStore
 from legation.agent.renewal import OwnRenewal
 from legation.clock import FixedClock
-from legation.errors import NotAuthenticated, Unavailable
+from legation.errors import NotAuthenticated, NotPermitted, Unavailable
 from tests.support.scripted_authority import ScriptedAuthority
 
 
@@ -51,6 +51,10 @@ class Failing:
         self.calls.release()
         raise self.error
 
+    async def renew_expired(self, identity, csr):
+        self.calls.release()
+        raise NotPermitted("it may not come back this way")
+
 
 @pytest.fixture
 def own():
@@ -87,7 +91,38 @@ async def test_after_expiry_the_way_back_is_named(own, monkeypatch):
     own._clock.advance(timedelta(hours=1).total_seconds())
     await attempt(own)
     assert isinstance(own.problem, NotAuthenticated)
-    assert "legation token create" in own.problem.remedy
+    assert "may not come back" in own.problem.message
+    assert "legation agent enrol --again" in own.problem.remedy
+
+
+async def test_an_identity_that_an_operator_put_on_the_disk_is_taken_up(own):
+    """After the expiry an agent that was enrolled again goes on with what is on its disk."""
+    stub = ScriptedAuthority()
+    taken = asyncio.Queue()
+    own._renewed = lambda identity, keys: taken.put_nowait(identity)
+    own._clock.advance(7200)
+    fresh = stub.identity(begin=own._clock.now())
+    own._on_disk = lambda: fresh
+    task = asyncio.create_task(own.run())
+    own.renew_now()
+    assert await asyncio.wait_for(taken.get(), 10) is fresh
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert own.identity is fresh
+
+
+async def test_an_order_renews_what_is_older(own):
+    """A certificate from before an order is renewed within its time; one from after is not."""
+    after = own.identity.not_before - timedelta(seconds=1)
+    own.rotate_within(1, 0.0, before=after)
+    assert not own.has_to_rotate
+    own.rotate_within(2, 0.0, before=own._clock.now() + timedelta(seconds=1))
+    assert own.has_to_rotate
+    task = asyncio.create_task(own.run())
+    await asyncio.wait_for(own._certifier.calls.acquire(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert own.has_to_rotate  # it failed
 
 
 async def test_a_defect_does_not_stop_renewal(own):

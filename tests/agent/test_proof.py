@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from legation.agent.proof import prove, still_proved
 from legation.causes import Cause
 from legation.errors import InvalidInput, VerificationError
-from legation.pki import WORKLOAD, KeyAlgorithm, SpiffeID, generate_key
+from legation.pki import WORKLOAD, KeyAlgorithm, SpiffeID, TrustBundle, generate_key
 from tests.support.scripted_authority import TRUST_DOMAIN, ScriptedAuthority
 
 API = SpiffeID(TRUST_DOMAIN, "/api")
@@ -91,3 +91,45 @@ def test_rubbish_is_refused(stub, chain):
     """No chain, or what is no certificate, is refused in words."""
     with pytest.raises((VerificationError, InvalidInput)):
         prove(chain, generate_key(), expected=API, bundle=stub.bundle, at=stub.now)
+
+
+@pytest.mark.parametrize(("issued", "asked"), [(("b.example.org",), ()), ((), ("b.example.org",))])
+def test_other_names_than_were_asked_for_are_refused(stub, issued, asked):
+    """A certificate with a name more, or one fewer, than its entry has, is refused."""
+    key = generate_key()
+    with pytest.raises(VerificationError, match="asked for was") as caught:
+        prove(
+            certified(stub, key, dns_names=issued),
+            key,
+            expected=API,
+            bundle=stub.bundle,
+            at=stub.now,
+            dns_names=asked,
+        )
+    assert causes(caught) == {Cause.WRONG_IDENTITY}
+
+
+def test_exactly_the_names_that_were_asked_for_are_proved(stub):
+    """The DNS names of the entry, in whatever order, are what the certificate has."""
+    key = generate_key()
+    names = ("b.example.org", "a.example.org")
+    assert prove(
+        certified(stub, key, dns_names=names),
+        key,
+        expected=API,
+        bundle=stub.bundle,
+        at=stub.now,
+        dns_names=names[::-1],
+    )
+
+
+def test_a_bundle_that_some_peers_still_hold_counts(stub):
+    """A chain that the bundle in force vouches for, and the one before does not, is refused."""
+    key = generate_key()
+    chain = certified(stub, key)
+    before = ScriptedAuthority().bundle
+    with pytest.raises(VerificationError) as caught:
+        prove(chain, key, expected=API, bundle=stub.bundle, at=stub.now, further=(before,))
+    assert Cause.UNKNOWN_AUTHORITY in causes(caught)
+    both = TrustBundle(TRUST_DOMAIN, (*before.x509_authorities, *stub.bundle.x509_authorities))
+    assert prove(chain, key, expected=API, bundle=stub.bundle, at=stub.now, further=(both,))

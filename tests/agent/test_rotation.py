@@ -11,7 +11,7 @@ from legation.agent.model import AttestedCaller
 from legation.agent.rotation import Rotator
 from legation.clock import FixedClock
 from legation.errors import NotPermitted, Unavailable
-from legation.pki import WORKLOAD, CertificateRequest, SpiffeID
+from legation.pki import WORKLOAD, CertificateRequest, SpiffeID, TrustBundle
 from legation.wire.feed import Ban, FeedState, Kind, Revocation
 from tests.support.scripted_authority import AGENT_ID, TRUST_DOMAIN, ScriptedAuthority
 
@@ -378,3 +378,88 @@ async def test_waking_from_sleep_renews(bench, make_entry, monkeypatch):
     first = await bench.issued(make_entry(lifetime_s=3600))
     bench.clock.advance(3000)
     await bench.until(lambda: bench.serials() != [first.serial])
+
+
+async def test_an_order_replaces_what_was_there_before_it(bench, make_entry):
+    """An order replaces each chosen certificate once, and nothing that came after it."""
+    first = await bench.issued(make_entry())
+    everyone = lambda spiffe_id: True  # noqa: E731
+    assert bench.rotator.rotate_within(5, 0.0, chosen=everyone) == 1
+    assert bench.rotator.remaining(5, chosen=everyone) == 1
+    await bench.until(lambda: bench.serials() not in ([], [first.serial]))
+    assert bench.rotator.remaining(5, chosen=everyone) == 0
+    assert bench.rotator.rotate_within(5, 0.0, chosen=everyone) == 0
+    bench.put(make_entry("/later", id="e2"))
+    await bench.until(lambda: len(bench.serials()) == 2)
+    assert bench.rotator.rotate_within(5, 0.0, chosen=everyone) == 0
+
+
+async def test_an_order_keeps_its_pace(bench, make_entry):
+    """The moments of an order spread over the time that it gives."""
+    bench.put(*(make_entry(f"/w{n}", id=f"e{n}", lifetime_s=86_400) for n in range(40)))
+    await bench.until(lambda: len(bench.serials()) == 40)
+    bench.rotator.rotate_within(1, 600.0, chosen=lambda spiffe_id: True)
+    moments = [row.next_attempt - NOW for row in bench.rotator.status()]
+    assert all(timedelta() <= moment <= timedelta(seconds=600) for moment in moments)
+    assert max(moments) - min(moments) > timedelta(seconds=200)
+
+
+async def test_an_order_for_others_changes_nothing(bench, make_entry):
+    """An order that does not concern an identity leaves it alone."""
+    first = await bench.issued(make_entry())
+    assert bench.rotator.rotate_within(1, 0.0, chosen=lambda spiffe_id: False) == 0
+    await bench.settle()
+    assert bench.serials() == [first.serial]
+
+
+async def test_a_failed_order_is_tried_again(bench, make_entry):
+    """While the authority fails an order remains, and is carried out when it answers again."""
+    first = await bench.issued(make_entry())
+    everyone = lambda spiffe_id: True  # noqa: E731
+    bench.certifier.fail = Unavailable("down")
+    bench.rotator.rotate_within(1, 0.0, chosen=everyone)
+    await bench.settle()
+    assert bench.rotator.remaining(1, chosen=everyone) == 1
+    bench.certifier.fail = None
+    bench.advance(3600 * 0.1)
+    await bench.until(lambda: bench.serials() not in ([], [first.serial]))
+    assert bench.rotator.remaining(1, chosen=everyone) == 0
+
+
+async def test_a_new_chain_serves_peers_that_hold_the_bundle_before(bench, make_entry):
+    """While peers hold the bundle before, a chain that only the new one vouches for is not used;
+    once everybody has the new one it is.
+    """
+    first = await bench.issued(make_entry())
+    old, new = bench.certifier.stub, ScriptedAuthority()
+    new._index = 100
+    both = (*old.bundle.x509_authorities, *new.bundle.x509_authorities)
+    bench.rotator.acknowledged_everywhere(1)
+    bench.state.revision = 5
+    bench.state.bundles[TRUST_DOMAIN.name] = TrustBundle(TRUST_DOMAIN, both)
+    bench.rotator.feed_changed({Kind.BUNDLE})
+    bench.certifier.stub = new
+    bench.rotator.rotate_now()
+    await bench.settle()
+    assert bench.serials() == [first.serial]
+    assert "unknown_authority" in bench.rotator.status()[0].problem
+    bench.rotator.acknowledged_everywhere(5)
+    bench.rotator.rotate_now()
+    await bench.until(lambda: bench.serials() not in ([], [first.serial]))
+
+
+@pytest.mark.parametrize(("ahead_s", "renews"), [(-55, True), (-65, False)])
+async def test_a_slow_clock_is_tolerated_up_to_what_certificates_are_backdated(
+    bench, make_entry, ahead_s, renews
+):
+    """A clock less than a minute behind the authority's takes what it issues; one that is more
+    than a minute behind does not put a certificate into service that it holds not yet valid.
+    """
+    first = await bench.issued(make_entry(lifetime_s=3600))
+    # The authority issues by its own clock, and backdates by a minute.
+    bench.certifier.clock = FixedClock(bench.clock.now() - timedelta(seconds=ahead_s + 60))
+    bench.rotator.rotate_now()
+    await bench.settle()
+    assert (bench.serials() != [first.serial]) is renews
+    if not renews:
+        assert "certificate_not_yet_valid" in bench.rotator.status()[0].problem

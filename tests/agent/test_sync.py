@@ -129,6 +129,68 @@ async def test_a_new_feed_replaces_the_state(authority, start_agent):
         assert agent.status()["feed"]["id"] == "feed-2"
 
 
+def revoke(authority, *, until):
+    value = {
+        "serial": "2a",
+        "spiffe_id": BAD,
+        "issuer": "00",
+        "reason": "superseded",
+        "revoked_at": to_rfc3339(datetime.now(UTC)),
+        "expires_at": to_rfc3339(until),
+    }
+    authority.publish(Kind.REVOCATION, "2a", value)
+
+
+async def restored(authority, feed_id=None):
+    """Replace the authority by an older copy of itself, that has never revoked anything."""
+    await authority.stop()
+    for place in [place for place in authority.current if place[0] in (Kind.REVOCATION, Kind.BAN)]:
+        del authority.current[place]
+    if feed_id is None:
+        authority.revision, authority.events = 1, authority.events[:1]
+    else:
+        authority.feed_id = feed_id
+    await authority.start()
+
+
+def is_up_to_date(agent, authority):
+    feed = agent.status()["feed"]
+    return (feed["id"], feed["revision"]) == (authority.feed_id, authority.revision)
+
+
+@pytest.mark.parametrize("feed_id", [None, "feed-2"])
+async def test_a_restart_after_a_restore_goes_on_refusing(authority, start_agent, feed_id):
+    """What was revoked before the authority went back is refused after the agent restarts, too."""
+    revoke(authority, until=datetime.now(UTC) + timedelta(hours=1))
+    authority.publish(Kind.BAN, BAD, BAN)
+    async with start_agent() as agent:
+        await authority.until_acknowledged()
+        await restored(authority, feed_id)
+        await until(agent, lambda: is_up_to_date(agent, authority))
+        assert 42 in agent.identities.state.revocations
+    await authority.stop()
+    for _ in range(2):
+        async with start_agent() as agent:
+            state = agent.identities.state
+            assert 42 in state.revocations
+            # A new feed says itself who is banned; one that merely went back does not.
+            assert set(state.bans) == (set() if feed_id else {BAD})
+            assert state.revision == authority.revision
+            assert agent.status()["feed"]["id"] == authority.feed_id
+
+
+async def test_a_restart_after_a_restore_forgets_the_expired(authority, start_agent):
+    """A revocation that was kept ends with its certificate, on the disk as in memory."""
+    revoke(authority, until=datetime.now(UTC) - timedelta(seconds=1))
+    async with start_agent() as agent:
+        await authority.until_acknowledged()
+        await restored(authority, "feed-2")
+        await until(agent, lambda: is_up_to_date(agent, authority))
+    await authority.stop()
+    async with start_agent() as agent:
+        assert agent.identities.state.revocations == {}
+
+
 async def test_a_tampered_event_ends_the_stream_and_is_fetched_anew(authority, start_agent):
     """A forged event is not folded; the genuine one comes with the next connection."""
     async with start_agent() as agent:
@@ -274,3 +336,18 @@ async def test_a_server_of_another_authority_is_refused(authority, start_agent, 
                 await asyncio.sleep(0.005)
         assert isinstance(agent.sync.problem, NotAuthenticated)
         assert stranger.hellos == []
+
+
+@pytest.mark.parametrize(("ahead_s", "complaints"), [(59, 0), (-59, 0), (62, 1), (-62, 1)])
+async def test_a_clock_beyond_the_bound_is_an_error(
+    authority, start_agent, caplog, ahead_s, complaints
+):
+    """Up to a minute of clock skew is tolerated; beyond it the log says so, once."""
+    async with start_agent() as agent:
+        await authority.until_acknowledged()
+        for _ in range(2):
+            moment = datetime.now(UTC) + timedelta(seconds=ahead_s)
+            now_ms = round(moment.timestamp() * 1000)
+            agent.sync._heartbeat(pb.Heartbeat(now_ms=now_ms, revision=authority.revision))
+    said = [record for record in caplog.records if "the clock differs" in record.message]
+    assert len(said) == complaints

@@ -1,13 +1,14 @@
 """The Workload API: the PyPI `spiffe` client in a process of its own, and hand-made calls."""
 
 import asyncio
+import json
 import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
+from grpclib.client import Channel, UnaryStreamMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -151,7 +152,9 @@ async def test_bundles_are_served_by_trust_domain(authority, agent, channel, mak
         streaming(channel, "FetchJWTBundles", pb.JWTBundlesRequest, pb.JWTBundlesResponse),
         pb.JWTBundlesRequest(),
     )
-    assert dict(jwt.bundles) == {f"spiffe://{TRUST_DOMAIN}": b'{"keys": []}'}
+    assert set(jwt.bundles) == {f"spiffe://{TRUST_DOMAIN}"}
+    (key,) = json.loads(jwt.bundles[f"spiffe://{TRUST_DOMAIN}"])["keys"]
+    assert (key["kid"], key["use"]) == ("k1", "jwt-svid")
 
 
 @pytest.mark.parametrize("method", ["FetchX509Bundles", "FetchJWTBundles"])
@@ -175,16 +178,6 @@ async def test_a_call_without_the_security_header_is_invalid(
     with pytest.raises(GRPCError) as caught:
         await first_message(svids(channel, metadata), pb.X509SVIDRequest())
     assert caught.value.status is Status.INVALID_ARGUMENT
-
-
-async def test_the_jwt_profile_is_declined_in_words(agent, channel):
-    """JWT-SVIDs, an optional profile, are UNIMPLEMENTED with a sentence."""
-    method = UnaryUnaryMethod(
-        channel, "/SpiffeWorkloadAPI/FetchJWTSVID", pb.JWTSVIDRequest, pb.JWTSVIDResponse
-    )
-    with pytest.raises(GRPCError, match="JWT") as caught:
-        await method(pb.JWTSVIDRequest(audience=["x"]), metadata=HEADER)
-    assert caught.value.status is Status.UNIMPLEMENTED
 
 
 async def test_a_ban_ends_the_stream(authority, agent, channel, make_entry):

@@ -11,13 +11,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from bench.issuance import Caller, connected, whole_requests
 from legation.authority.store.sqlite import SQLiteStore
 from legation.pki import SerialNumber, build_request, certificate_from_der, generate_key
 from legation.wire.protobuf import agent_pb2 as pb
-from tests.support.authority import SERVICE
 
 ROUNDS = 3
 CALLERS = 8
@@ -43,24 +42,18 @@ async def authority(directory: Path) -> AsyncIterator[tuple[Any, dict[str, Any],
 
 
 async def _load(welcome: dict[str, Any], received: list[bytes], *, batch: int) -> None:
-    """Ask for certificates until the connection breaks; note every one that came."""
-    credentials = grpc.ssl_channel_credentials(
-        welcome["roots"].encode(), welcome["key"].encode(), welcome["chain"].encode()
-    )
-    requests = [build_request(generate_key()) for _ in range(batch)]
-    message = pb.IssueRequest(
-        items=[pb.IssueItem(entry_id="bench", csr=csr) for csr in requests]
-    ).SerializeToString()
-    async with grpc.aio.secure_channel(f"localhost:{welcome['port']}", credentials) as channel:
-        issue = channel.unary_unary(f"{SERVICE}/Issue")
+    """Ask for certificates until the connections break; note every one that came."""
+    csrs = [build_request(generate_key()) for _ in range(batch)]
+    (request,) = whole_requests(batch, csrs)
 
-        async def caller() -> None:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                while True:
-                    answer = pb.IssueResponse.FromString(await issue(message, timeout=10))
-                    received.extend(r.certificate.certificates[0] for r in answer.results)
+    async def work(caller: Caller) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                answer = pb.IssueResponse.FromString(await caller.ask(request))
+                received.extend(r.certificate.certificates[0] for r in answer.results)
 
-        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    async with connected(welcome, CALLERS) as callers:
+        await asyncio.gather(*map(work, callers))
 
 
 @pytest.mark.parametrize("batch", [1, 20])

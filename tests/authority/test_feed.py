@@ -377,6 +377,7 @@ async def test_maintenance_forgets_by_age(feed: FeedWorld, tmp_path: Path) -> No
         settings=settings_for(tmp_path, feed_history_s=600),
         clock=clock,
         events=EventBus(),
+        actor="x",
     )
     for lift in (False, True, False):
         await feed.ban("x", lift=lift)

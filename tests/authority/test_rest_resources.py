@@ -195,13 +195,13 @@ async def test_an_identity_is_revoked_banned_and_let_in_again(rest, admin):
         ({"serial": "1", "spiffe_id": API}, "body serial.spiffe_id: unknown"),
         ({"serial": "1", "ban": True}, "body serial.ban: unknown"),
         ({"serial": "xyz"}, "body serial.serial: String should match pattern"),
-        ({"serial": "1", "reason": "certificateHold"}, "body serial.reason: Input should be"),
+        ({"serial": "1", "reason": "removeFromCRL"}, "body serial.reason: Input should be"),
         ({"spiffe_id": "spiffe://UPPER/x"}, "body spiffe_id.spiffe_id: String should match"),
         ([], "body spiffe_id: Input should be"),
     ],
 )
 async def test_a_revocation_names_one_thing_and_a_reason_that_exists(admin, body, expected):
-    """Neither, both, or a reason of suspension is refused in one line."""
+    """Neither, both, or the reason of delta lists is refused in one line."""
     answer = await admin.ask("POST", "/v1/revocations", body)
     assert (answer.status, answer.code) == (400, "invalid_input")
     assert expected in answer.json["detail"] or "body spiffe_id.spiffe_id" in answer.json["detail"]
@@ -286,6 +286,7 @@ async def test_agents_and_points_are_listed(rest, admin):
     rest.authority.put_point("p1", revision=4)
     (point,) = (await admin.ask("GET", "/v1/propagation")).json["items"]
     assert (point["id"], point["revision"], point["capabilities"]) == ("p1", 4, ["crl"])
+    assert (point["standing"], point["lag"], point["left_at"]) == ("connected", 0, None)
     (agent,) = (await admin.ask("GET", "/v1/agents")).json["items"]
     assert agent["spiffe_id"] == AGENT
 

@@ -14,7 +14,7 @@ from legation.pki import (
     certificates_from_pem,
     generate_key,
 )
-from tests.support.real_authority import running
+from tests.support.authority import running, settings_for
 from tests.support.rest_server import run
 
 API = "spiffe://example.org/ns/prod/api"
@@ -45,7 +45,7 @@ def stated(revision):
 
 @pytest.fixture
 async def real(tmp_path):
-    async with running(tmp_path) as authority:
+    async with running(settings_for(tmp_path)) as authority:
         yield authority
 
 
@@ -127,7 +127,7 @@ async def test_the_servers_own_certificate_is_renewed_under_open_connections(rea
     await real.authority.serving.renew()
     assert (await admin.ask("GET", "/v1/status")).status == 200
     code, out, _ = await run(
-        "openssl", "s_client", "-connect", f"127.0.0.1:{real.rest.port}", "-CAfile",
+        "openssl", "s_client", "-connect", f"127.0.0.1:{real.api.port}", "-CAfile",
         str(real.roots), "-verify_return_error", "-verify_ip", "127.0.0.1",
     )  # fmt: skip
     assert code == 0
@@ -171,7 +171,7 @@ async def test_a_generated_campaign_finds_no_hole_between_document_and_server(re
     config.write_text(CAMPAIGN)
     code, out, err = await run(
         "schemathesis", "--config-file", str(config), "run",
-        f"https://127.0.0.1:{real.rest.port}/v1/openapi.json",
+        f"https://127.0.0.1:{real.api.port}/v1/openapi.json",
         "--tls-verify", str(real.roots), "--request-cert", str(real.admin),
         "--phases", "examples,coverage,fuzzing", "--max-time", "8", "--max-examples", "5",
         "--seed", "1", "--generation-database", "none", "--no-color", "--warnings", "off",

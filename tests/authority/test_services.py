@@ -10,7 +10,7 @@ import pytest
 
 from legation.authority.enrolment import _FAILURE_BURST
 from legation.authority.events import Enrolled, EventBus, EventLog, Issued, Refused
-from legation.authority.model import Role
+from legation.authority.model import Evidence, Role
 from legation.errors import (
     Conflict,
     InvalidInput,
@@ -195,7 +195,8 @@ async def test_an_agent_joins_with_its_token(world: World) -> None:
     """It gets a certificate of its own name, the bundle, the feed keys and the port."""
     _, secret = await world.services.tokens.create(agent_id("one"), lifetime_s=60, actor=ADMIN)
     key = generate_key()
-    enrolment = await world.services.enrolment.enrol(secret, build_request(key))
+    evidence = Evidence.join_token(secret)
+    enrolment = await world.services.enrolment.enrol(evidence, build_request(key))
     leaf = certificate_from_der(enrolment.chain[0])
     assert leaf.public_key() == key.public_key()
     assert len(enrolment.chain) == 2
@@ -225,7 +226,7 @@ async def test_a_token_that_lets_nobody_in_says_why(world: World, case: str) -> 
         "malformed": "is not a join token",
     }[case]
     if case == "replayed":
-        await enrolment.enrol(secret, csr())
+        await enrolment.enrol(Evidence.join_token(secret), csr())
     elif case == "expired":
         await asyncio.sleep(1.01)
     elif case == "withdrawn":
@@ -236,7 +237,7 @@ async def test_a_token_that_lets_nobody_in_says_why(world: World, case: str) -> 
         secret = secret.upper() + "\n"
     issued = len(await world.services.certificates.search())
     with pytest.raises(NotAuthenticated, match=message):
-        await enrolment.enrol(secret, csr())
+        await enrolment.enrol(Evidence.join_token(secret), csr())
     assert len(await world.services.certificates.search()) == issued
     assert world.heard(Refused)[-1].action == "agent.enrol"
     assert secret not in str(world.events)
@@ -247,15 +248,15 @@ async def test_a_request_that_is_refused_does_not_spend_the_token(world: World) 
     _, secret = await world.services.tokens.create(agent_id("one"), lifetime_s=60, actor=ADMIN)
     for bad in (b"nonsense", build_request(generate_key(), spiffe_id=agent_id("two"))):
         with pytest.raises(InvalidInput):
-            await world.services.enrolment.enrol(secret, bad)
-    assert await world.services.enrolment.enrol(secret, csr())
+            await world.services.enrolment.enrol(Evidence.join_token(secret), bad)
+    assert await world.services.enrolment.enrol(Evidence.join_token(secret), csr())
 
 
 async def test_of_many_who_spend_a_token_one_gets_in(world: World) -> None:
     """However close together they come."""
     _, secret = await world.services.tokens.create(agent_id("one"), lifetime_s=60, actor=ADMIN)
     answers = await asyncio.gather(
-        *(world.services.enrolment.enrol(secret, csr()) for _ in range(10)),
+        *(world.services.enrolment.enrol(Evidence.join_token(secret), csr()) for _ in range(10)),
         return_exceptions=True,
     )
     assert sum(isinstance(answer, NotAuthenticated) for answer in answers) == 9
@@ -264,14 +265,15 @@ async def test_of_many_who_spend_a_token_one_gets_in(world: World) -> None:
 async def test_guessing_is_slowed_down_and_joining_is_not(world: World) -> None:
     """After a burst of failures guesses learn nothing; a valid token still works."""
     _, secret = await world.services.tokens.create(agent_id("one"), lifetime_s=60, actor=ADMIN)
+    guess = Evidence.join_token("lgt_" + "b" * 32)
     answers = await asyncio.gather(
-        *(world.services.enrolment.enrol("lgt_" + "b" * 32, csr()) for _ in range(80)),
+        *(world.services.enrolment.enrol(guess, csr()) for _ in range(80)),
         return_exceptions=True,
     )
     assert sum(isinstance(answer, NotAuthenticated) for answer in answers) <= _FAILURE_BURST + 5
     assert any(isinstance(answer, Unavailable) for answer in answers)
     assert len(world.heard(Refused)) <= _FAILURE_BURST + 5
-    assert await world.services.enrolment.enrol(secret, csr())
+    assert await world.services.enrolment.enrol(Evidence.join_token(secret), csr())
 
 
 async def test_a_banned_agent_gets_no_token_and_cannot_spend_one(world: World) -> None:
@@ -284,9 +286,9 @@ async def test_a_banned_agent_gets_no_token_and_cannot_spend_one(world: World) -
     with pytest.raises(Conflict, match="is banned"):
         await services.tokens.create(agent_id("one"), lifetime_s=60, actor=ADMIN)
     with pytest.raises(NotPermitted, match="is banned"):
-        await services.enrolment.enrol(secret, csr())
+        await services.enrolment.enrol(Evidence.join_token(secret), csr())
     await services.revocations.lift(agent_id("one"), actor=ADMIN)
-    assert await services.enrolment.enrol(secret, csr())
+    assert await services.enrolment.enrol(Evidence.join_token(secret), csr())
 
 
 # Operators

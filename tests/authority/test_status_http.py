@@ -19,7 +19,8 @@ from tests.support.rest_server import Connection, run
 class Status:
     def __init__(self):
         self.authority = FakeAuthority()
-        self.clock = FixedClock(datetime.now(UTC))
+        # A little later than the lists that the tests publish.
+        self.clock = FixedClock(datetime.now(UTC) + timedelta(seconds=2))
         self.server = HTTPServer(
             build_status_application(self.authority.services().status, clock=self.clock),
             host="127.0.0.1",
@@ -113,6 +114,45 @@ async def test_a_client_that_has_the_list_is_told_so(status):
     newer = await status.ask("GET", path, headers={"if-none-match": etag})
     assert newer.status == 200
     assert newer.headers["etag"] != etag
+
+
+async def test_a_date_stands_for_a_list_only_when_no_other_can_have_it(status):
+    """Within its first second a list has no Last-Modified: the next one could have the same."""
+    issuer = status.authority.publish_crl()
+    path = f"/crl/{issuer}/0.crl"
+    dated = await status.ask("GET", path)
+    status.clock.advance(-2)
+    fresh = await status.ask("GET", path)
+    assert "last-modified" not in fresh.headers
+    assert fresh.headers["etag"] == dated.headers["etag"]
+    since = {"if-modified-since": dated.headers["last-modified"]}
+    assert (await status.ask("GET", path, headers=since)).status == 200
+    status.clock.advance(2)
+    assert (await status.ask("GET", path, headers=since)).status == 304
+
+
+async def test_delta_lists_and_compact_sets_are_served_like_lists(status):
+    """Under their own names and media types, with validators, and 404 where there is none."""
+    issuer = status.authority.publish_crl()
+    der = status.authority.crls[issuer, 0]
+    for held, path, media_type in (
+        (status.authority.deltas, f"/crl/{issuer}/0.delta.crl", "application/pkix-crl"),
+        (
+            status.authority.compact_sets,
+            f"/revoked/{issuer}/0.set",
+            "application/vnd.legation.revoked-set",
+        ),
+    ):
+        assert (await status.ask("GET", path)).status == 404
+        held[issuer, 0] = der
+        found = await status.ask("GET", path)
+        assert (found.status, found.headers["content-type"]) == (200, media_type)
+        assert found.body == der
+        assert found.headers["cache-control"] == f"public, max-age={MAX_AGE_S}"
+        unchanged = {"if-none-match": found.headers["etag"]}
+        assert (await status.ask("GET", path, headers=unchanged)).status == 304
+        assert (await status.ask("GET", path.replace("/0.", "/00000000."))).status == 404
+        assert (await status.ask("GET", path.replace(issuer, "nobody"))).status == 404
 
 
 async def test_head_tells_the_same_without_the_body(status):

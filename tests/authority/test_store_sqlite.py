@@ -11,14 +11,37 @@ from pathlib import Path
 import pytest
 
 from legation.authority.store import Requester, Store
-from legation.authority.store.sqlite import SQLiteStore
-from legation.authority.store.sqlite.database import APPLICATION_ID, migrations, open_database
+from legation.authority.store.sqlite import SQLiteStore, certificates, feed, people
+from legation.authority.store.sqlite.database import (
+    APPLICATION_ID,
+    migrations,
+    open_database,
+)
 from legation.errors import Conflict, InvalidInput, Unavailable
-from tests.authority.store_contract import StoreContract, audit, initial_state, issuance, token
+from tests.authority.revocation_contract import RevocationContract
+from tests.authority.store_contract import (
+    HOUR,
+    NOW,
+    StoreContract,
+    audit,
+    initial_state,
+    issuance,
+    token,
+)
 
 
 class TestSQLiteStore(StoreContract):
     """SQLite keeps the promises of a store."""
+
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
+        store = await SQLiteStore.open(tmp_path / "a.db")
+        yield store
+        await store.close()
+
+
+class TestSQLiteRevocations(RevocationContract):
+    """SQLite keeps those about revocations of many certificates, too."""
 
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
@@ -83,7 +106,8 @@ class TestFile:
         newer = [*migrations(), "CREATE TABLE later (x);"]
         open_database(path, scripts=newer).close()
         before = path.read_bytes()
-        with pytest.raises(Conflict, match=r"has schema 2, .* knows up to 1"):
+        known = len(migrations())
+        with pytest.raises(Conflict, match=rf"has schema {known + 1}, .* knows up to {known}"):
             open_database(path)
         assert path.read_bytes() == before
 
@@ -95,11 +119,50 @@ class TestFile:
         scripts = [*migrations(), "ALTER TABLE meta ADD COLUMN note TEXT;"]
         with closing(open_database(path, scripts=scripts)) as connection:
             assert connection.execute("SELECT * FROM meta").fetchall() == [("name", "value", None)]
-            assert connection.execute("PRAGMA user_version").fetchone() == (2,)
-        backup = tmp_path / "a.db.schema-1.backup"
+            assert connection.execute("PRAGMA user_version").fetchone() == (len(scripts),)
+        backup = tmp_path / f"a.db.schema-{len(scripts) - 1}.backup"
         assert stat.S_IMODE(backup.stat().st_mode) == 0o600
         with closing(open_database(backup)) as connection:
             assert connection.execute("SELECT * FROM meta").fetchall() == [("name", "value")]
+
+    async def test_a_store_of_before_retention_loses_nothing(self, tmp_path: Path) -> None:
+        """What the first schema held is there, can be pruned, and the log is still guarded."""
+        path = tmp_path / "a.db"
+        items = [issuance(), issuance(until=NOW - HOUR)]
+        row, digest = token()
+        with closing(open_database(path, scripts=migrations()[:1])) as old:
+            certificates._insert_all(old, items)
+            people.create_token(old, row, digest=digest, audit=audit())
+            size = feed.audit_size(old)
+        store = await SQLiteStore.open(path)
+        assert [await store.certificate(item.record.serial) for item in items] == [
+            item.record for item in items
+        ]
+        assert list(await store.tokens()) == [row]
+        assert len(await store.audit_entries(after=0, limit=100)) == size
+        note = audit("certificate.prune")
+        assert await store.prune_certificates(expired_before=NOW, limit=9, audit=note) == 1
+        assert await store.prune_audit(before=NOW + HOUR, limit=1, audit=audit()) == 1
+        await store.close()
+        with (
+            closing(sqlite3.connect(path)) as connection,
+            pytest.raises(sqlite3.IntegrityError, match="append-only"),
+        ):
+            connection.execute("DELETE FROM audit WHERE sequence = 2")
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "SELECT id FROM certificates WHERE not_after_ms < 1 ORDER BY not_after_ms LIMIT 9",
+            "SELECT id FROM join_tokens WHERE expires_at_ms < 1 ORDER BY expires_at_ms LIMIT 9",
+            "DELETE FROM audit WHERE sequence <= 1",
+        ],
+    )
+    def test_pruning_looks_at_what_it_takes_only(self, tmp_path: Path, query: str) -> None:
+        """An index finds the rows; nothing is scanned or sorted."""
+        with closing(open_database(tmp_path / "a.db")) as connection:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+        assert all(step.startswith("SEARCH") for step in plan), plan
 
     def test_a_failing_migration_changes_nothing(self, tmp_path: Path) -> None:
         """It is rolled back as a whole."""
@@ -195,9 +258,9 @@ class TestGroupCommit:
         assert store.problem == failed[0].message
         store._writer.execute("PRAGMA max_page_count = 1000000")
         recorded = await store.audit_size()
-        assert recorded == sum(answer == frozenset() for answer in answers)
+        assert recorded == sum(answer == {} for answer in answers)
         again = issuance()
-        assert await store.record_issuance([again], requester=requester) == frozenset()
+        assert await store.record_issuance([again], requester=requester) == {}
         assert store.problem is None
 
     async def test_the_queue_is_bounded(self, store: SQLiteStore) -> None:

@@ -248,6 +248,37 @@ def test_break_glass_makes_an_admin(cli: CLI, tmp_path: Path) -> None:
     assert str(credential.spiffe_id) == "spiffe://a.org/legation/operator/rescue"
 
 
+def test_a_restore_has_to_be_meant(cli: CLI, authority: RunningAuthority) -> None:
+    """Without the word for it nothing happens, and while the authority runs neither."""
+    ended = cli("server", "restore", *authority.flags)
+    assert ended.status == 2
+    assert "--accept-loss" in ended.err
+    assert cli("server", "restore", *authority.flags, "--accept-loss").status == 6
+
+
+def test_a_copy_is_restored(cli: CLI, tmp_path: Path) -> None:
+    """What it knows is in force again, and the command says until when that was."""
+    flags = ("--trust-domain", "a.org", "--data-dir", tmp_path / "a")
+    assert cli("server", "init", *flags).status == 0
+    copy = tmp_path / "copy"
+    copy.write_bytes((tmp_path / "a" / "authority.db").read_bytes())
+    ended = cli("server", "restore", *flags, "--accept-loss", copy, "-o", "json")
+    assert ended.status == 0, ended.err
+    assert ended.data["trust_domain"] == "a.org"
+    assert ended.data["revocation_lists"] == 2
+    assert ended.data["revision"] > 1_000_000_000
+    assert Path(ended.data["set_aside"]).exists()
+    there = tmp_path / "b"
+    there.mkdir(mode=0o700)
+    key = there / "key-encryption-key"
+    key.touch(mode=0o600)
+    key.write_bytes((tmp_path / "a" / key.name).read_bytes())
+    flags = ("--trust-domain", "a.org", "--data-dir", there)
+    table = cli("server", "restore", *flags, "--accept-loss", copy)
+    assert table.status == 0, table.err
+    assert f"revoked after {ended.data['copy_ends_at']}" in table.err
+
+
 def test_curl_can_use_the_credential(authority: RunningAuthority) -> None:
     """The files are plain PEM: another client is served with them as they are."""
     ended = subprocess.run(

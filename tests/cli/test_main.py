@@ -160,7 +160,7 @@ def test_an_interrupt_ends_with_130(
     [
         (("entri", "list"), "'entry'"),
         (("entry", "lst"), "list"),
-        (("revoke",), "give one of --serial and --identity"),
+        (("revoke",), "give one of --serial, --identity, --agent"),
         (("revoke", "--serial", "zz"), "not a serial number"),
         (("revoke", "--serial", "1", "--reason", "boredom"), "keyCompromise"),
         (("entry", "update", "a"), "nothing to change"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from legation.agent.evidence.join_token import JoinToken
 from legation.authority.keystore import Passphrase, RawKey
 from legation.authority.settings import AuthoritySettings
 from legation.cli.authority_settings import (
@@ -93,17 +94,14 @@ def test_a_new_agent_is_told_how_to_enrol(tmp_path: Path) -> None:
     settings = agent_settings_of(load(AgentConfig, environment={}, flags=flags))
     assert settings.enrolment is not None
     assert settings.enrolment.authority == "ca.example.org:8443"
-    assert settings.enrolment.token == "secret-token"
+    assert settings.enrolment.evidence == JoinToken(token="secret-token")
     assert len(settings.enrolment.authorities) == 1
     assert (settings.timing.renew_at_remaining, settings.timing.spread) == (0.5, 0.2)
-    assert settings.authority is None
-    assert settings.agents_port is None
+    assert str(settings.api) == "ca.example.org:8443"
+    assert settings.streams is None
     assert "secret-token" not in repr(settings)
     moved = load(AgentConfig, environment={}, flags={**flags, "server.agents": "new.org:9"})
-    assert (agent_settings_of(moved).authority, agent_settings_of(moved).agents_port) == (
-        "new.org",
-        9,
-    )
+    assert str(agent_settings_of(moved).streams) == "new.org:9"
 
 
 def test_an_agent_without_a_token_says_how_to_get_one(cli: CLI, tmp_path: Path) -> None:

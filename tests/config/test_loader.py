@@ -71,7 +71,7 @@ def test_an_unknown_key_is_one_line_with_the_nearest_name(tmp_path: Path) -> Non
         'server.toml: certificate: unknown key; did you mean "certificates"?'
     ]
     assert problems(tmp_path, MINIMAL + "[crl]\nzzz = 1\n") == [
-        "server.toml: crl.zzz: unknown key; known: validity, refresh, shards"
+        "server.toml: crl.zzz: unknown key; known: validity, refresh, shards, delta, compact"
     ]
 
 
@@ -307,3 +307,12 @@ def test_any_file_loads_or_is_refused(content: bytes) -> None:
     one_input(content)
     with pytest.raises(LegationError):
         load(ServerConfig, environment={})
+
+
+@pytest.mark.parametrize("name", ["expired", "audit"])
+def test_records_are_kept_beyond_the_lists(tmp_path: Path, name: str) -> None:
+    """A retention that is shorter than a list's validity and a day is refused by its name."""
+    text = MINIMAL + f'[crl]\nvalidity = "2h"\n[retention]\n{name} = '
+    (problem,) = problems(tmp_path, text + '"25h"\n')
+    assert f"retention.{name} is less than 1d2h" in problem
+    load(ServerConfig, path=write(tmp_path, text + '"26h"\n'))

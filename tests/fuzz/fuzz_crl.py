@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
-from legation.errors import InvalidInput
+from legation.errors import Conflict, InvalidInput
 from legation.pki import (
     WORKLOAD,
     Issuer,
@@ -19,6 +19,7 @@ from legation.pki import (
     issue,
     self_sign,
 )
+from legation.pki.crl import REMOVED, DeltaList, build_delta, times_of
 
 
 def _signed_part(data: bytes) -> bytes:
@@ -56,14 +57,32 @@ SEEDS = tuple(
     )
     for url in (None, URL)
 )
+_BASE = RevocationList.from_der(SEEDS[1])
+SEEDS += (
+    build_delta(
+        _ISSUER,
+        [RevokedEntry(9, NOW, "superseded"), RevokedEntry(7, NOW, REMOVED)],
+        number=6,
+        base_number=5,
+        this_update=NOW,
+        next_update=NOW + HOUR,
+        shard_url=URL,
+    ),
+)
 _SIGNED_PARTS = {_signed_part(seed) for seed in SEEDS}
 
 
 def one_input(data: bytes) -> None:
     """Read and ask a list; nothing but InvalidInput may be raised, and no forgery is believed."""
+    for kind in (RevocationList, DeltaList):
+        with suppress(InvalidInput, Conflict):
+            crl = kind.from_der(data)
+            # What is signed must be the same; the signature itself has equivalent encodings.
+            if crl.verify_signature(_CA) and _signed_part(data) not in _SIGNED_PARTS:
+                raise AssertionError("an altered list was believed")
+            if isinstance(crl, DeltaList):
+                crl.added_to(_BASE)
+            else:
+                crl.failures(_LEAF, NOW)
     with suppress(InvalidInput):
-        crl = RevocationList.from_der(data)
-        # What is signed must be the same; the signature itself has equivalent encodings.
-        if crl.verify_signature(_CA) and _signed_part(data) not in _SIGNED_PARTS:
-            raise AssertionError("an altered list was believed")
-        crl.failures(_LEAF, NOW)
+        times_of(data)

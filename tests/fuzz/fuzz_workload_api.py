@@ -13,6 +13,7 @@ from typing import Any
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 
+from legation.agent.jwt_svids import JWTSVIDs
 from legation.agent.local_server import LocalServer
 from legation.agent.model import AttestedCaller, Changes, WorkloadIdentity
 from legation.agent.workload_api import WorkloadAPI
@@ -122,7 +123,10 @@ async def _serve(data: bytes) -> None:
     findings: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: findings.append(context))
-    server = LocalServer([WorkloadAPI(_Nobody(), _Stranger())], path=None, clock=SystemClock())  # type: ignore[arg-type]
+    nobody, clock = _Nobody(), SystemClock()
+    tokens = JWTSVIDs(nobody, _Nobody(), clock)  # type: ignore[arg-type]
+    api = WorkloadAPI(nobody, tokens, _Stranger())  # type: ignore[arg-type]
+    server = LocalServer([api], path=None, clock=clock)  # type: ignore[arg-type]
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
         transport = _Transport(ours)

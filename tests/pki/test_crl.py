@@ -21,7 +21,7 @@ from legation.pki import (
     check_successor,
     generate_key,
 )
-from legation.pki.crl import REASONS
+from legation.pki.crl import REASONS, times_of
 from legation.pki.der import SEQUENCE, encode, split_first
 from tests.support.pki import CA, DAY, HOUR, LEAF, NOW, key_usage, make, name
 
@@ -93,6 +93,27 @@ def test_a_list_counts_within_its_time(good, at, fresh):
     """Before its beginning and after its next update a list clears nobody."""
     causes = [failure.cause for failure in read(good).failures(good.leaf.certificate, at)]
     assert causes == ([] if fresh else [Cause.REVOCATION_DATA_STALE])
+
+
+@pytest.mark.parametrize("year", [1970, 2031, 2049, 2050, 2131])
+def test_times_are_read_from_the_beginning_of_a_list(good, year):
+    """In both forms that RFC 5280 has for them, without reading the lines."""
+    begin = NOW.replace(year=year)
+    der = build(good, *[RevokedEntry(n, begin) for n in range(1, 90)],
+                this_update=begin, next_update=begin + HOUR)  # fmt: skip
+    assert times_of(der) == (begin, begin + HOUR)
+    read = RevocationList.from_der(der)
+    assert (read.this_update, read.next_update) == times_of(der)
+    assert read.entries[7].revoked_at == begin
+
+
+@pytest.mark.parametrize("cut", [0, 1, 6, 40, 80])
+def test_times_of_what_is_no_list_are_refused(good, cut):
+    """Cut bytes, and bytes that stand where a time should be."""
+    with pytest.raises(InvalidInput, match="DER"):
+        times_of(build(good)[:cut])
+    with pytest.raises(InvalidInput, match="no readable times"):
+        times_of(good.leaf.certificate.public_bytes(Encoding.DER))
 
 
 def test_a_list_of_another_scope_clears_nobody(good):
@@ -196,6 +217,7 @@ def test_a_large_list_is_made_in_linear_time(good):
         ((), {"this_update": NOW.replace(tzinfo=None)}, "this_update needs a time zone"),
         ((), {"next_update": NOW.replace(year=1940)}, "next_update lies before"),
         ((), {"number": -1}, "not possible"),
+        ((), {"number": 1 << 159}, "more than 20 octets"),
         ((), {"shard_url": "http://ä/"}, "is not a URL"),
         ((RevokedEntry(1, NOW, "removeFromCRL"),), {}, "not a reason for revocation"),
         ((RevokedEntry(1, NOW, "nonsense"),), {}, "not a reason for revocation"),
@@ -218,7 +240,7 @@ def test_a_successor_passes_the_gate(good):
     issuer = good.issuer.certificate
     first, second = read(good), read(good, number=6, this_update=NOW + HOUR / 2)
     check_successor(None, first, issuer, NOW)
-    check_successor(first, second, issuer, NOW)
+    check_successor(first, second, issuer, NOW + HOUR / 2)
     check_successor(first, read(good, number=6), issuer, NOW)
 
 
@@ -234,6 +256,11 @@ def test_a_successor_passes_the_gate(good):
             {"number": 6, "this_update": NOW - 2 * HOUR, "next_update": NOW - HOUR},
             VerificationError,
             "revocation_data_stale: it ended at",
+        ),
+        (
+            {"number": 6, "this_update": NOW + HOUR / 2},
+            VerificationError,
+            "revocation_data_stale: it begins at",
         ),
     ],
 )
@@ -314,7 +341,7 @@ def scope(**changes):
             "indirect or partial",
         ),
         (scope(full_name=[x509.DirectoryName(name("somewhere"))]), "elsewhere than at a URL"),
-        (x509.DeltaCRLIndicator(1), "critical extension 2.5.29.27"),
+        (x509.DeltaCRLIndicator(1), "where a whole one is wanted"),
         (
             x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\x05\x00"),
             "critical extension 1.2.3",
@@ -335,7 +362,8 @@ def test_lists_that_cannot_clear_a_certificate_are_refused(good, extension, word
 def test_a_harmless_extension_is_passed_over(good):
     """A freshest-CRL hint, which is not critical, does not matter."""
     point = x509.DistributionPoint([x509.UniformResourceIdentifier(SHARD)], None, None, None)
-    assert RevocationList.from_der(foreign(good, x509.FreshestCRL([point]))).number == 1
+    crl = RevocationList.from_der(foreign(good, x509.FreshestCRL([point])))
+    assert (crl.number, crl.delta_url) == (1, SHARD)
 
 
 def entry(*extensions):
@@ -354,6 +382,14 @@ def test_entries_about_other_issuers_are_refused(good):
     harmless = (x509.InvalidityDate(NOW.replace(tzinfo=None)), False)
     crl = RevocationList.from_der(foreign(good, entry=entry(harmless)))
     assert crl.reason_for(7) == "unspecified"
+
+
+def test_a_removal_has_its_place_in_delta_lists_only(good):
+    """A whole list that takes a certificate off is refused, by whoever made it."""
+    removal = (x509.CRLReason(x509.ReasonFlags.remove_from_crl), False)
+    crl = RevocationList.from_der(foreign(good, entry=entry(removal)))
+    with pytest.raises(InvalidInput, match="removeFromCRL outside a delta list"):
+        crl.reason_for(7)
 
 
 def test_a_weak_signature_does_not_count(good):

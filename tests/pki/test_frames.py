@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legation.errors import InvalidInput
-from legation.pki import CLIENT, OCSP, WORKLOAD, KeyAlgorithm, der, generate_key, lint
-from legation.pki.lint import FrameLinter, frames
+from legation.pki import CLIENT, OCSP, WORKLOAD, KeyAlgorithm, der, generate_key
+from legation.pki.lint import FrameLinter, frames, lint
 from legation.pki.parts import Parts
 from tests.support.broken import BROKEN, SELDOM
 from tests.support.pki import DAY, LEAF, NOW, make

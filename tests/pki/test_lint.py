@@ -9,11 +9,10 @@ from legation.pki import (
     ROOT,
     WORKLOAD,
     Severity,
-    lint,
     lint_certificate,
 )
 from legation.pki.der import SEQUENCE, encode, split_first
-from legation.pki.lint import PROFILE_LINTS
+from legation.pki.lint import PROFILE_LINTS, lint
 from legation.pki.spiffe_id import TrustDomain
 from tests.support.broken import ANY_USAGE, BROKEN, SELDOM, raw
 from tests.support.pki import BOTH_USAGES, CA, DAY, LEAF, NOW, key_usage, make

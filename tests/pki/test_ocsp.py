@@ -245,7 +245,7 @@ def test_requests_are_bounded_and_of_one_kind(good):
     builder = ocsp.OCSPRequestBuilder().add_certificate(
         good.leaf.certificate, good.issuer.certificate, hashes.SHA384()
     )
-    with pytest.raises(InvalidInput, match="names certificates by sha384"):
+    with pytest.raises(InvalidInput, match="by an unknown hash"):
         StatusRequest.from_der(builder.build().public_bytes(Encoding.DER))
     builder = ocsp.OCSPRequestBuilder().add_certificate(
         good.leaf.certificate, good.issuer.certificate, hashes.SHA256()
@@ -254,7 +254,7 @@ def test_requests_are_bounded_and_of_one_kind(good):
     for critical in (True, False):
         der = builder.add_extension(strange, critical).build().public_bytes(Encoding.DER)
         if critical:
-            with pytest.raises(InvalidInput, match=r"critical extension 1\.2\.3"):
+            with pytest.raises(InvalidInput, match="a critical extension"):
                 StatusRequest.from_der(der)
         else:
             assert StatusRequest.from_der(der).nonce is None

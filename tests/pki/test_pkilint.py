@@ -33,6 +33,7 @@ from legation.pki import (
     only_trust_domain,
     self_sign,
 )
+from legation.pki.crl import build_delta
 from legation.pki.ocsp import (
     CertificateID,
     Good,
@@ -137,6 +138,24 @@ def test_revocation_lists_are_clean(url, tmp_path, capsys):
         build_crl(issuer, entries, number=7, this_update=NOW, next_update=NOW + DAY, shard_url=url)
     )
     assert findings(lint_crl, "-t", "CRL", "-p", "PKIX", path, capsys=capsys) == set()
+
+
+def test_delta_lists_and_lists_that_name_one_are_clean(tmp_path, capsys):
+    """The freshest CRL of a list, and a delta list with a removal, have no finding."""
+    _, issuer = hierarchy(KeyAlgorithm.P256)
+    span = {
+        "this_update": NOW,
+        "next_update": NOW + DAY,
+        "shard_url": "http://ca.example.org/3.crl",
+    }
+    removal = RevokedEntry(serial=serial(), revoked_at=NOW, reason="removeFromCRL")
+    for name, der in (
+        ("CRL", build_crl(issuer, [], number=7, delta_url="http://ca.example.org/3.delta", **span)),
+        ("DELTA_CRL", build_delta(issuer, [removal], number=7, base_number=5, **span)),
+    ):
+        path = tmp_path / f"{name}.crl"
+        path.write_bytes(der)
+        assert findings(lint_crl, "-t", "CRL", "-p", "PKIX", path, capsys=capsys) == set()
 
 
 def test_ocsp_responses_are_clean(tmp_path, capsys):

@@ -1,17 +1,28 @@
-"""A real authority in this process, and agents that speak with it over real TLS."""
+"""A real authority in this process with all its ports, and agents that speak with it.
+
+Store, keys and TLS are real. What no real authority does is in `scripted_authority`.
+"""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+import hashlib
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from legation.agent.enrolment import EnrolmentRequest
+from legation.agent.evidence import JoinToken
 from legation.authority.events import AuthorityEvent
+from legation.authority.http_server import HTTPServer
 from legation.authority.initialisation import FirstOperator, Initialised
 from legation.authority.keystore import RawKey
-from legation.authority.model import Actor, Role, Services
+from legation.authority.listeners import api_listener, status_listener
+from legation.authority.model import Actor, Evidence, Role, Services
 from legation.authority.settings import AuthoritySettings
 from legation.authority.wiring import Authority, build, initialise
 from legation.clock import Clock, SystemClock
@@ -25,12 +36,14 @@ from legation.pki import (
     generate_key,
     private_key_to_pem,
 )
+from legation.pki.pem import encode
+from legation.wire.agent_calls import ISSUE_PATH, MEDIA_TYPE, RENEW_PATH, SYNC_METHOD
 from legation.wire.feed import FeedEvent, SignedEvent, WorkloadEntry, open_event
 from legation.wire.protobuf import agent_pb2 as pb
+from tests.support.rest_server import Answer, Connection
 
 TRUST_DOMAIN = TrustDomain("example.org")
 KEK = RawKey(bytes(range(32)))
-SERVICE = "/legation.agent.v1.AgentService"
 
 
 def spiffe_id(path: str) -> SpiffeID:
@@ -55,20 +68,65 @@ def settings_for(directory: Path, **changes: Any) -> AuthoritySettings:
     )
 
 
-async def begin(settings: AuthoritySettings, clock: Clock | None = None) -> Initialised:
+async def begin(
+    settings: AuthoritySettings, clock: Clock | None = None, key: PrivateKey | None = None
+) -> Initialised:
     """Initialise an authority whose first administrator is `ADMIN`."""
-    first = FirstOperator(name="admin", csr=build_request(generate_key()))
+    first = FirstOperator(name="admin", csr=build_request(key or generate_key()))
     return await initialise(settings, clock=clock or SystemClock(), kek=KEK, operator=first)
 
 
-@dataclass(kw_only=True)
 class World:
-    """A running authority, and what the tests need to know of it."""
+    """An authority, and what the tests need to know of it; it can be stopped and started again.
+
+    Attributes:
+        settings: for the next start; the ports stay what they were at the first.
+        events: what happened.
+        authority, api, status: the authority, its HTTPS and its HTTP listener, while it runs.
+        admin, roots: files with the first administrator's identity and the root certificate.
+    """
 
     authority: Authority
-    settings: AuthoritySettings
-    clock: Clock
-    events: list[AuthorityEvent] = field(default_factory=list)
+    api: HTTPServer
+    status: HTTPServer
+
+    def __init__(self, settings: AuthoritySettings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.events: list[AuthorityEvent] = []
+        self.directory = settings.data_dir.parent
+        self.admin, self.roots = self.directory / "admin.pem", self.directory / "roots.pem"
+        self._api_port = self._status_port = 0
+        self._stack = contextlib.AsyncExitStack()
+
+    async def initialise(self) -> None:
+        """Begin a new authority."""
+        key = generate_key()
+        begun = await begin(self.settings, self.clock, key)
+        chain = certificates_to_pem(certificate_from_der(der) for der in begun.operator_chain)
+        self.admin.write_bytes(chain + private_key_to_pem(key))
+        self.roots.write_bytes(encode("CERTIFICATE", begun.root))
+        self.root = certificate_from_der(begun.root)
+        self.fingerprint = hashlib.sha256(begun.root).hexdigest()
+
+    async def start(self) -> None:
+        """Run it."""
+        clock, at = self.clock, "127.0.0.1"
+        self.authority = await self._stack.enter_async_context(
+            build(self.settings, clock=clock, kek=KEK)
+        )
+        self.authority.events.subscribe(self.events.append)
+        self.api = api_listener(self.authority, host=at, port=self._api_port, clock=clock)
+        self.status = status_listener(self.authority, host=at, port=self._status_port, clock=clock)
+        for listener in (self.api, self.status):
+            await listener.start()
+            self._stack.push_async_callback(listener.stop)
+        self._api_port, self._status_port = self.api.port, self.status.port
+        self.settings = dataclasses.replace(self.settings, agents_port=self.authority.agents_port)
+
+    async def stop(self) -> None:
+        """Stop it."""
+        await self._stack.aclose()
 
     @property
     def services(self) -> Services:
@@ -83,15 +141,23 @@ class World:
         """Let an agent join."""
         _, token = await self.services.tokens.create(agent_id(name), lifetime_s=60, actor=ADMIN)
         key = generate_key()
-        enrolment = await self.services.enrolment.enrol(token, build_request(key))
+        evidence = Evidence.join_token(token)
+        enrolment = await self.services.enrolment.enrol(evidence, build_request(key))
         return Agent(
             spiffe_id=agent_id(name),
             key=key,
             chain=enrolment.chain,
             feed_keys=enrolment.feed_keys,
+            api_port=self.api.port,
             port=self.authority.agents_port,
             roots=self.authority.serving.credentials.authorities_pem,
         )
+
+    async def invitation(self, name: str = "one", **fields: Any) -> EnrolmentRequest:
+        """Return what a new agent needs to enrol, pinned by the root's fingerprint."""
+        _, token = await self.services.tokens.create(agent_id(name), lifetime_s=600, actor=ADMIN)
+        defaults = {"authority": f"127.0.0.1:{self.api.port}", "fingerprint": self.fingerprint}
+        return EnrolmentRequest(**{"evidence": JoinToken(token), **defaults, **fields})
 
     async def entry(self, *agents: "Agent", **fields: Any) -> WorkloadEntry:
         """Create an entry that these agents may serve."""
@@ -105,6 +171,31 @@ class World:
             actor=ADMIN,
         )
 
+    async def until_acknowledged(self, revision: int) -> None:
+        """Wait until every point behind the agents has `revision` in force."""
+        propagation = self.services.propagation
+        while not (points := propagation.points()) or any(p.revision < revision for p in points):
+            await propagation.wait_for_change(timeout_s=5)
+
+    def connect(self, identity: Path | None) -> Connection:
+        """Return a connection to the HTTPS port, with the identity of a file or none."""
+        context = ssl.create_default_context(cafile=str(self.roots))
+        if identity:
+            context.load_cert_chain(identity)
+        connection = Connection(self.api.port, context)
+        self._stack.callback(connection.close)
+        return connection
+
+    async def enlist(self, admin: Connection, name: str, role: str) -> Path:
+        """Create an operator over REST and return its identity file."""
+        key = generate_key()
+        csr = encode("CERTIFICATE REQUEST", build_request(key)).decode()
+        answer = await admin.ask("POST", "/v1/operators", {"name": name, "role": role, "csr": csr})
+        assert answer.status == 201, answer.body
+        file = self.directory / f"{name}.pem"
+        file.write_bytes(answer.json["chain_pem"].encode() + private_key_to_pem(key))
+        return file
+
 
 @dataclass(kw_only=True)
 class Agent:
@@ -114,6 +205,7 @@ class Agent:
     key: PrivateKey
     chain: Sequence[bytes]
     feed_keys: tuple[bytes, ...]
+    api_port: int
     port: int
     roots: bytes
 
@@ -122,6 +214,20 @@ class Agent:
         """The serial number of its certificate."""
         return certificate_from_der(self.chain[0]).serial_number
 
+    def to_pem(self) -> bytes:
+        """Render its identity as a file has it."""
+        chain = certificates_to_pem(certificate_from_der(der) for der in self.chain)
+        return chain + private_key_to_pem(self.key)
+
+    def context(self) -> ssl.SSLContext:
+        """Return a TLS context that presents its certificate."""
+        context = ssl.create_default_context(cadata=self.roots.decode())
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(self.to_pem())
+            file.flush()
+            context.load_cert_chain(file.name)
+        return context
+
     def credentials(self) -> grpc.ChannelCredentials:
         """Return credentials for a gRPC channel."""
         chain = certificates_to_pem(certificate_from_der(der) for der in self.chain)
@@ -129,41 +235,81 @@ class Agent:
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator["Caller"]:
-        """Open a channel."""
+        """Open connections, each when it is needed first."""
         target = f"localhost:{self.port}"
         # A channel of its own, not one that gRPC shares among equal ones.
         options = (("grpc.use_local_subchannel_pool", 1),)
         async with grpc.aio.secure_channel(target, self.credentials(), options=options) as channel:
-            yield Caller(channel, self.feed_keys)
+            caller = Caller(channel, self.api_port, self.context(), self.feed_keys)
+            try:
+                yield caller
+            finally:
+                for connection in caller.idle:
+                    connection.close()
+
+
+class Refused(Exception):
+    """A request was answered with a problem."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.body.decode())
+        self.status = answer.status
+        self.code = answer.code
+        self.message = str(answer.json["detail"])
+        self.remedy = answer.json.get("remedy")
 
 
 class Caller:
-    """Calls the agents' API."""
+    """Calls the authority as an agent does.
 
-    def __init__(self, channel: grpc.aio.Channel, feed_keys: tuple[bytes, ...] = ()) -> None:
+    Attributes:
+        idle: the open HTTPS connections; one after the other asks on the same.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        api_port: int,
+        context: ssl.SSLContext,
+        feed_keys: tuple[bytes, ...] = (),
+    ) -> None:
         self.channel = channel
         self.feed_keys = feed_keys
+        self.idle: list[Connection] = []
+        self._api_port = api_port
+        self._context = context
 
-    async def issue_raw(self, message: bytes) -> bytes:
-        """Send bytes as an IssueRequest."""
-        call = self.channel.unary_unary(f"{SERVICE}/Issue")
-        answer: bytes = await call(message, timeout=10)
+    async def post(
+        self,
+        path: str,
+        body: bytes | Iterator[bytes],
+        *,
+        method: str = "POST",
+        media_type: str = MEDIA_TYPE,
+    ) -> Answer:
+        """Send any request."""
+        connection = self.idle.pop() if self.idle else Connection(self._api_port, self._context)
+        try:
+            answer = await connection.ask(
+                method, path, raw=body, headers={"content-type": media_type}
+            )
+        except BaseException:
+            connection.close()
+            raise
+        self.idle.append(connection)
         return answer
 
     async def issue(self, *items: tuple[str, bytes]) -> list[pb.IssueResult]:
         """Ask for certificates."""
         request = pb.IssueRequest(items=[pb.IssueItem(entry_id=e, csr=csr) for e, csr in items])
-        answer = pb.IssueResponse.FromString(await self.issue_raw(request.SerializeToString()))
-        return list(answer.results)
+        content = _accepted(await self.post(ISSUE_PATH, request.SerializeToString()))
+        return list(pb.IssueResponse.FromString(content).results)
 
     async def renew(self, csr: bytes) -> pb.RenewAgentResponse:
         """Ask for a certificate of the agent itself."""
-        call = self.channel.unary_unary(
-            f"{SERVICE}/RenewAgent",
-            request_serializer=pb.RenewAgentRequest.SerializeToString,
-            response_deserializer=pb.RenewAgentResponse.FromString,
-        )
-        return await call(pb.RenewAgentRequest(csr=csr), timeout=10)
+        request = pb.RenewAgentRequest(csr=csr)
+        content = _accepted(await self.post(RENEW_PATH, request.SerializeToString()))
+        return pb.RenewAgentResponse.FromString(content)
 
     async def sync(self, *, revision: int = 0, feed_id: str = "", version: str = "1") -> "Stream":
         """Open the Sync stream and say hello."""
@@ -179,7 +325,7 @@ class Stream:
 
     def __init__(self, caller: Caller) -> None:
         method = caller.channel.stream_stream(
-            f"{SERVICE}/Sync",
+            SYNC_METHOD,
             request_serializer=pb.SyncRequest.SerializeToString,
             response_deserializer=pb.SyncResponse.FromString,
         )
@@ -231,13 +377,22 @@ async def running(
     settings: AuthoritySettings, *, clock: Clock | None = None, new: bool = True
 ) -> AsyncIterator[World]:
     """Run an authority; a new one, unless told otherwise."""
-    clock = clock or SystemClock()
+    world = World(settings, clock)
     if new:
-        await begin(settings, clock)
-    async with build(settings, clock=clock, kek=KEK) as authority:
-        world = World(authority=authority, settings=settings, clock=clock)
-        authority.events.subscribe(world.events.append)
+        await world.initialise()
+    try:
+        await world.start()
         yield world
+    finally:
+        await world.stop()
+
+
+def _accepted(answer: Answer) -> bytes:
+    if answer.status != 200:
+        raise Refused(answer)
+    assert answer.headers["content-type"] == MEDIA_TYPE
+    assert answer.headers["cache-control"] == "no-store"
+    return answer.body
 
 
 def certificate_of(result: pb.IssueResult) -> Any:

@@ -278,6 +278,7 @@ class Agent:
     board: PointBoard = field(default_factory=PointBoard)
     attestor: TestAttestor = field(default_factory=TestAttestor)
     discovery: Discovery | None = None
+    staples: dict[int, bytes] = field(default_factory=dict)
     _server: LocalServer | None = None
 
     async def start(self) -> None:
@@ -288,6 +289,7 @@ class Agent:
             board=self.board,
             clock=SystemClock(),
             cutter=Cutter(enabled=self.cut),
+            staple=self.staples.get,
         )
         await self.discovery.start()
         self._server = LocalServer(self.discovery.handlers, path=self.socket, clock=SystemClock())

@@ -10,14 +10,18 @@ from legation.authority.model import (
     Actor,
     AgentRecord,
     AuditEntry,
+    Challenge,
     Enrolment,
+    Evidence,
     IssuedRecord,
     JoinToken,
     Operator,
-    PointRecord,
+    OrderedRotation,
     RevocationOutcome,
     Services,
 )
+from legation.authority.scopes import IdentityScope, SerialScope
+from legation.authority.standing import PointRecord, PointStanding, Standing
 from legation.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from legation.pki import (
     CLIENT,
@@ -40,7 +44,8 @@ from legation.pki import (
     self_sign,
 )
 from legation.policy import AuthorizationPolicy
-from legation.wire.feed import Ban, Revocation, WorkloadEntry
+from legation.wire.drill import DrillRecord, DrillSummary
+from legation.wire.feed import Ban, Revocation, RotationOrder, WorkloadEntry
 
 TRUST_DOMAIN = TrustDomain("example.org")
 
@@ -117,12 +122,17 @@ class FakeAuthority:
         self.revoked = {}
         self.ban_rows = {}
         self.operator_rows = {}
+        self.rotation_rows = {}
+        self.drill_rows = {}
+        self.in_force_rows = []
         self.point_rows = {}
         self.agent_rows = {}
         self.audit_rows = []
         self.parts = {"store": "ok"}
         self.defect = None
         self.crls = {}
+        self.deltas = {}
+        self.compact_sets = {}
         self._changed = asyncio.Event()
         self.waits = 0
 
@@ -134,7 +144,10 @@ class FakeAuthority:
             certificates=_Certificates(self),
             revocations=_Revocations(self),
             propagation=_Propagation(self),
+            rotations=_Rotations(self),
             operators=_Operators(self),
+            decoys=_Decoys(self),
+            drills=_Drills(self),
             audit=_Audit(self),
             enrolment=_Enrolment(self),
             status=_Status(self),
@@ -324,9 +337,19 @@ class _Certificates(_Service):
 
 
 class _Revocations(_Service):
+    async def revoke(self, scope, *, reason, actor):
+        match scope:
+            case SerialScope():
+                return await self.revoke_serial(scope.serial, reason=reason, actor=actor)
+            case IdentityScope():
+                return await self.revoke_identity(
+                    scope.spiffe_id, reason=reason, ban=scope.ban, actor=actor
+                )
+        raise InvalidInput("only a real authority knows this scope")
+
     async def revoke_serial(self, serial, *, reason, actor):
         row = self.found(self.authority.certificate_rows, serial, "certificate")
-        return self.revoke([row], reason=reason, banned=None)
+        return self.shut_out([row], reason=reason, banned=None)
 
     async def revoke_identity(self, spiffe_id, *, reason, ban, actor):
         self.own(str(spiffe_id))
@@ -340,9 +363,9 @@ class _Revocations(_Service):
             for row in self.authority.certificate_rows.values()
             if row.spiffe_id == str(spiffe_id)
         ]
-        return self.revoke(rows, reason=reason, banned=str(spiffe_id) if ban else None)
+        return self.shut_out(rows, reason=reason, banned=str(spiffe_id) if ban else None)
 
-    def revoke(self, rows, *, reason, banned):
+    def shut_out(self, rows, *, reason, banned):
         now = datetime.now(UTC)
         fresh = []
         for row in rows:
@@ -363,7 +386,11 @@ class _Revocations(_Service):
             fresh.append(revocation)
         self.authority.revision += 1
         return RevocationOutcome(
-            revision=self.authority.revision, revoked=tuple(fresh), banned=banned, at=now
+            revision=self.authority.revision,
+            revoked=tuple(fresh),
+            count=len(fresh),
+            banned=banned,
+            at=now,
         )
 
     def revocations(self):
@@ -383,11 +410,58 @@ class _Propagation(_Service):
     def points(self):
         return tuple(self.authority.point_rows.values())
 
+    def standings(self):
+        return tuple(
+            PointStanding(
+                point=point,
+                standing=Standing.CONNECTED,
+                lag=0,
+                lag_s=0.0,
+                last_contact=point.received_at,
+            )
+            for point in self.points()
+        )
+
     def agents(self):
         return tuple(self.authority.agent_rows.values())
 
     async def wait_for_change(self, *, timeout_s):
         await self.authority.wait_for_change(timeout_s)
+
+
+class _Rotations(_Service):
+    async def order(self, scope, *, order_id=None, rate=None, reason="", dry_run=False, actor=None):
+        name = order_id or f"r{len(self.authority.rotation_rows) + 1}"
+        known = self.authority.rotation_rows.get(name)
+        if known is not None:
+            if (known.order.identity, known.order.agent) != (scope.identity, scope.agent):
+                raise Conflict(f"there is another rotation called {name}")
+            return known
+        now = datetime.now(UTC)
+        order = RotationOrder(
+            identity=scope.identity,
+            agent=scope.agent,
+            before=now,
+            spread_s=1 / (rate or 50.0),
+            reason=reason,
+            expires_at=now + timedelta(days=1),
+        )
+        if dry_run:
+            return OrderedRotation(id=None, order=order, count=1, revision=0)
+        ordered = OrderedRotation(id=name, order=order, count=1, revision=1, remaining=0)
+        self.authority.rotation_rows[name] = ordered
+        return ordered
+
+    def get(self, order_id):
+        if order_id not in self.authority.rotation_rows:
+            raise NotFound(f"there is no rotation {order_id}")
+        return self.authority.rotation_rows[order_id]
+
+    def list(self):
+        return tuple(self.authority.rotation_rows.values())
+
+    def in_force(self):
+        return tuple(self.authority.in_force_rows)
 
 
 class _Operators(_Service):
@@ -429,15 +503,47 @@ class _Operators(_Service):
         return Actor(spiffe_id=spiffe_id, role=operator.role)
 
 
+class _Decoys(_Service):
+    async def certify(self, name, csr, *, lifetime_s, actor):
+        spiffe_id = SpiffeID(self.authority.hierarchy.trust_domain, f"/legation/decoy/{name}")
+        request = CertificateRequest.from_der(csr)
+        return spiffe_id, _Operators(self.authority).certify(spiffe_id, request)
+
+
+class _Drills(_Service):
+    async def record(self, report, *, actor):
+        summary = DrillSummary(
+            id=len(self.authority.drill_rows) + 1,
+            at=report.at,
+            by=str(actor.spiffe_id),
+            targets=report.targets,
+            findings=len(report.findings),
+            slowest_ms=report.slowest_ms,
+        )
+        record = DrillRecord(summary=summary, report=report)
+        self.authority.drill_rows[summary.id] = record
+        return record
+
+    async def list(self, *, before, limit):
+        rows = [row.summary for row in reversed(self.authority.drill_rows.values())]
+        return [row for row in rows if before is None or row.id < before][:limit]
+
+    async def get(self, drill_id):
+        return self.found(self.authority.drill_rows, drill_id, "drill")
+
+
 class _Audit(_Service):
     async def read(self, *, after, limit):
         return [row for row in self.authority.audit_rows if row.sequence > after][:limit]
 
 
 class _Enrolment(_Service):
-    async def enrol(self, token, csr):
+    def challenge(self):
+        return Challenge(nonce=bytes(56), expires_at=datetime.now(UTC) + timedelta(minutes=2))
+
+    async def enrol(self, evidence, csr):
         CertificateRequest.from_der(csr)
-        if token != "good-token":
+        if evidence != Evidence.join_token("good-token"):
             raise NotAuthenticated("the join token is not valid")
         agent = SpiffeID(self.authority.hierarchy.trust_domain, "/legation/agent/one")
         return Enrolment(
@@ -474,3 +580,9 @@ class _Status(_Service):
 
     def crl(self, issuer, shard):
         return self.found(self.authority.crls, (issuer, shard), "revocation list")
+
+    def delta_crl(self, issuer, shard):
+        return self.found(self.authority.deltas, (issuer, shard), "delta revocation list")
+
+    async def compact_set(self, issuer, shard):
+        return self.found(self.authority.compact_sets, (issuer, shard), "compact revoked set")

@@ -5,7 +5,7 @@ import contextlib
 import http.client
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,20 @@ class Connection:
         path: str,
         body: object = None,
         *,
-        raw: bytes | None = None,
+        raw: bytes | Iterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         sent = {**({"content-type": "application/json"} if body is not None else {})}
         data = raw if body is None else json.dumps(body).encode()
         return await asyncio.to_thread(self._ask, method, path, data, {**sent, **(headers or {})})
 
-    def _ask(self, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> Answer:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        data: bytes | Iterator[bytes] | None,
+        headers: dict[str, str],
+    ) -> Answer:
         self._http.request(method, path, data, headers)
         response = self._http.getresponse()
         names = {name.lower(): value for name, value in response.getheaders()}

@@ -2,12 +2,13 @@
 
 Its certificates, TLS and signatures are real. What the real authority never does (forge an
 event, leave one out, fall silent, be someone else, lie about the time) is done here; what
-it does do is tested against itself, see `tests.support.running_authority`.
+it does do is tested against itself, see `tests.support.authority`.
 """
 
 import asyncio
 import contextlib
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -17,6 +18,9 @@ from grpclib.server import Server
 
 from legation.agent.identity import AgentIdentity, Membership
 from legation.agent.tls import server_context, use_identity
+from legation.authority.http_server import HTTPServer
+from legation.authority.rest.problems import problem_headers, problem_of
+from legation.errors import LegationError, Unavailable
 from legation.pki import (
     AGENT,
     WORKLOAD,
@@ -28,10 +32,19 @@ from legation.pki import (
     TrustBundle,
     TrustDomain,
     Validity,
+    certificates_from_pem,
     generate_key,
     issue,
     issue_ca,
     self_sign,
+)
+from legation.pki.jwt_svid import JWTSVIDContents, sign_jwt_svid
+from legation.wire.agent_calls import (
+    ISSUE_PATH,
+    JWT_PATH,
+    MEDIA_TYPE,
+    RENEW_PATH,
+    SYNC_METHOD,
 )
 from legation.wire.feed import FeedEvent, FeedSigner, Kind
 from legation.wire.protobuf import agent_pb2 as pb
@@ -39,11 +52,10 @@ from legation.wire.protobuf import agent_pb2 as pb
 TRUST_DOMAIN = TrustDomain("example.org")
 AUTHORITY = SpiffeID(TRUST_DOMAIN, "/legation/authority")
 AGENT_ID = SpiffeID(TRUST_DOMAIN, "/legation/agent/one")
-S = "/legation.agent.v1.AgentService"
 
 
 class ScriptedAuthority:
-    """Root, issuer, feed, and the AgentService over mutual TLS on 127.0.0.1."""
+    """Root, issuer, feed, and both of the agents' ports over mutual TLS on 127.0.0.1."""
 
     def __init__(self, *, lifetime_s=3600):
         self.now = datetime.now(UTC)
@@ -62,7 +74,13 @@ class ScriptedAuthority:
             validity=year,
         )
         self.issuer = Issuer(issuer.certificate, issuer_key, (issuer.certificate,))
-        self.bundle = TrustBundle(TRUST_DOMAIN, (root.certificate,))
+        self.jwt_key = generate_key()
+        self.bundle = TrustBundle(
+            TRUST_DOMAIN,
+            (root.certificate,),
+            jwt_authorities={"k1": self.jwt_key.public_key()},
+        )
+        self.tokens = []
         self.signer = FeedSigner(Ed25519PrivateKey.generate())
         self.feed_id = "feed-1"
         self.revision = 0
@@ -80,8 +98,8 @@ class ScriptedAuthority:
         self.replace_chain = None
         self.server_id = AUTHORITY
         self.down = False
-        self._server = None
-        self.port = 0
+        self._server = self._api = None
+        self.port = self.api_port = 0
 
     def serial(self):
         self._index += 1
@@ -110,6 +128,7 @@ class ScriptedAuthority:
             bundle=self.bundle,
             feed_keys=(self.signer.public_key,),
             authority="127.0.0.1",
+            api_port=self.api_port,
             agents_port=self.port,
         )
 
@@ -152,14 +171,8 @@ class ScriptedAuthority:
             stream.put_nowait(response)
 
     def __mapping__(self):
-        one, many = Cardinality.UNARY_UNARY, Cardinality.STREAM_STREAM
-        return {
-            f"{S}/Issue": Handler(self.issue, one, pb.IssueRequest, pb.IssueResponse),
-            f"{S}/RenewAgent": Handler(
-                self.renew, one, pb.RenewAgentRequest, pb.RenewAgentResponse
-            ),
-            f"{S}/Sync": Handler(self.sync, many, pb.SyncRequest, pb.SyncResponse),
-        }
+        kind = Cardinality.STREAM_STREAM
+        return {SYNC_METHOD: Handler(self.sync, kind, pb.SyncRequest, pb.SyncResponse)}
 
     async def __aenter__(self):
         await self.start()
@@ -169,13 +182,20 @@ class ScriptedAuthority:
         await self.stop()
 
     async def start(self):
+        self._server = Server([self])
+        await self._server.start("127.0.0.1", self.port, ssl=self._context("h2"))
+        self.port = self._server._server.sockets[0].getsockname()[1]
+        tls = SimpleNamespace(context=self._context("http/1.1"))
+        self._api = HTTPServer(self.answer, host="127.0.0.1", port=self.api_port, tls=tls)
+        await self._api.start()
+        self.api_port = self._api.port
+
+    def _context(self, protocol):
         context = server_context(self.bundle.x509_authorities)
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols([protocol])
         identity = self.identity(self.server_id)
         use_identity(context, identity.chain, identity.private_key)
-        self._server = Server([self])
-        await self._server.start("127.0.0.1", self.port, ssl=context)
-        self.port = self._server._server.sockets[0].getsockname()[1]
+        return context
 
     async def stop(self):
         if self._server is not None:
@@ -184,11 +204,33 @@ class ScriptedAuthority:
                 for stream in tuple(handler._tasks):
                     stream.connection.close()
             await self._server.wait_closed()
-            self._server = None
+            await self._api.stop()
+            self._server = self._api = None
 
-    async def issue(self, stream):
-        request = await stream.recv_message()
-        self._admit(stream)
+    async def answer(self, scope, receive, send):
+        (leaf,) = certificates_from_pem(scope["extensions"]["tls"]["client_cert_chain"][0])
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        calls = {
+            ISSUE_PATH: (self.issue, pb.IssueRequest),
+            RENEW_PATH: (self.renew, pb.RenewAgentRequest),
+            JWT_PATH: (self.issue_jwt, pb.IssueJWTRequest),
+        }
+        call, kind = calls[scope["path"]]
+        status, headers = 200, [(b"content-type", MEDIA_TYPE.encode())]
+        try:
+            self._admit({"serialNumber": format(leaf.serial_number, "x")})
+            content = call(kind.FromString(body)).SerializeToString()
+        except LegationError as error:
+            problem = problem_of(error)
+            status, headers, content = problem.status, problem_headers(problem), problem.to_json()
+        headers.append((b"content-length", str(len(content)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    def issue(self, request):
         response = pb.IssueResponse()
         for item in request.items:
             if item.entry_id in self.refuse:
@@ -207,28 +249,43 @@ class ScriptedAuthority:
                 chain = self.replace_chain(chain)
             self.issued.append(chain[0].serial_number)
             response.results.add(certificate=_chain(chain))
-        await stream.send_message(response)
+        return response
 
-    async def renew(self, stream):
-        request = await stream.recv_message()
-        self._admit(stream)
+    def renew(self, request):
         csr = CertificateRequest.from_der(request.csr)
         chain = self.certify(AGENT, AGENT_ID, csr.public_key)
-        await stream.send_message(
-            pb.RenewAgentResponse(certificate=_chain(chain), feed_keys=[self.signer.public_key])
+        return pb.RenewAgentResponse(certificate=_chain(chain), feed_keys=[self.signer.public_key])
+
+    def issue_jwt(self, request):
+        now = datetime.now(UTC).replace(microsecond=0)
+        contents = JWTSVIDContents(
+            spiffe_id=SpiffeID.parse(self.entries[request.entry_id]["spiffe_id"]),
+            audience=tuple(request.audience),
+            issued_at=now,
+            expires_at=now + timedelta(minutes=5),
+            token_id=str(len(self.tokens)),
+            certificate_thumbprint=request.certificate_thumbprint or None,
+        )
+        token = sign_jwt_svid(self.jwt_key, key_id="k1", contents=contents)
+        self.tokens.append(token)
+        return pb.IssueJWTResponse(
+            token=token, expires_at_ms=round(contents.expires_at.timestamp() * 1000)
         )
 
-    def _admit(self, stream):
-        self.peers.append(stream.peer.cert())
+    def _admit(self, peer):
+        self.peers.append(peer)
         if self.down:
-            raise GRPCError(Status.UNAVAILABLE, "down for maintenance")
+            raise Unavailable("down for maintenance", remedy="wait")
 
     async def sync(self, stream):
-        self._admit(stream)
+        try:
+            self._admit(stream.peer.cert())
+        except LegationError as error:
+            raise GRPCError(Status.UNAVAILABLE, error.message) from None
         hello = (await stream.recv_message()).hello
         self.hellos.append(hello)
         queue = asyncio.Queue()
-        if hello.feed_id == self.feed_id:
+        if hello.feed_id == self.feed_id and hello.revision <= self.revision:
             missing = [message for revision, message in self.events if revision > hello.revision]
             queue.put_nowait(self.part(missing))
         else:

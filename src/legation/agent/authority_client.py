@@ -1,44 +1,61 @@
-"""The agent's connection to the authority: gRPC over mutual TLS 1.3.
+"""The agent's connections to the authority: HTTPS and gRPC, over mutual TLS 1.3.
 
-grpcio for Python lets a client check DNS names only, and does not show it the server's
-certificate. The authority is known by its SPIFFE ID, so the client is grpclib over the
-standard library's TLS, and the whole verification of an SVID runs on every connection,
-before the first request leaves.
+Requests with one answer go over HTTPS, the stream over gRPC. grpcio for Python lets a
+client check DNS names only, and does not show it the server's certificate. The authority is
+known by its SPIFFE ID, so both are protocol libraries over the standard library's TLS, and
+the whole verification of an SVID runs on every connection, before the first request leaves.
 """
 
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import h2.exceptions
 from cryptography import x509
-from google.protobuf.message import Message
-from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryUnaryMethod
+from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf.message import DecodeError, Message
+from grpclib.client import Channel, Stream, StreamStreamMethod
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.metadata import decode_metadata
 from grpclib.protocol import H2Protocol
 
+from legation.agent.https_client import CONNECT_TIMEOUT_S, HTTPSClient, Verify
 from legation.agent.identity import AgentIdentity
 from legation.agent.tls import client_context, presented_chain, use_identity
+from legation.config.values import Address
 from legation.errors import (
     OUTCOMES,
+    InvalidInput,
     LegationError,
     NotAuthenticated,
     TimedOut,
     Unavailable,
     error_from_code,
 )
+from legation.pki import sign
+from legation.wire.agent_calls import (
+    CHALLENGE_PATH,
+    CODE_KEY,
+    ISSUE_PATH,
+    JWT_PATH,
+    MAX_RESPONSE_BYTES,
+    MEDIA_TYPE,
+    REMEDY_KEY,
+    RENEW_EXPIRED_PATH,
+    RENEW_PATH,
+    STAPLES_PATH,
+    SUPERSEDED_PATH,
+    SYNC_METHOD,
+    expired_renewal_statement,
+)
 from legation.wire.protobuf import agent_pb2
 
-CONNECT_TIMEOUT_S = 10.0
-CALL_TIMEOUT_S = 20.0
-
-_SERVICE = "/legation.agent.v1.AgentService"
-_Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
-_BY_STATUS = {outcome.grpc: kind for kind, outcome in reversed(OUTCOMES.items())}
+_CODES = {outcome.grpc: kind.code for kind, outcome in reversed(OUTCOMES.items())}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,29 +70,27 @@ class AuthorityClient:
     """Calls the authority.
 
     Args:
-        host: host name or address of the authority.
-        port: where it speaks with agents.
+        api: its HTTPS listener.
+        streams: where it serves Sync streams.
         credentials: what to connect with.
         verify: raises VerificationError unless the chain, leaf first, is the authority's.
     """
 
     def __init__(
-        self,
-        *,
-        host: str,
-        port: int,
-        credentials: Credentials,
-        verify: Callable[[tuple[x509.Certificate, ...]], None],
+        self, *, api: Address, streams: Address, credentials: Credentials, verify: Verify
     ) -> None:
-        self._host = host
-        self._port = port
+        self._streams = streams
         self._verify = verify
         self._credentials = credentials
+        self._context: ssl.SSLContext | None = None  # of the credentials, for HTTPS
+        self._https = HTTPSClient(api, verify=verify)
         self._channel: _Channel | None = None
 
     def use(self, credentials: Credentials) -> None:
-        """Make later calls on a new connection; the old one closes when its calls are over."""
+        """Make later calls on new connections; the old ones close when their calls are over."""
         self._credentials = credentials
+        self._context = None
+        self._https.retire()
         self._retire()
 
     async def issue(
@@ -92,7 +107,7 @@ class AuthorityClient:
         message = agent_pb2.IssueRequest(
             items=[agent_pb2.IssueItem(entry_id=entry, csr=csr) for entry, csr in requests]
         )
-        answer = await self._call("Issue", message, agent_pb2.IssueResponse)
+        answer = await self._post(ISSUE_PATH, message, agent_pb2.IssueResponse)
         return [_outcome(result) for result in answer.results]
 
     async def renew_agent(self, csr: bytes) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
@@ -105,7 +120,83 @@ class AuthorityClient:
             LegationError: the call failed.
         """
         message = agent_pb2.RenewAgentRequest(csr=csr)
-        answer = await self._call("RenewAgent", message, agent_pb2.RenewAgentResponse)
+        answer = await self._post(RENEW_PATH, message, agent_pb2.RenewAgentResponse)
+        return tuple(answer.certificate.certificates), tuple(answer.feed_keys)
+
+    async def issue_jwt(
+        self, entry_id: str, audience: Sequence[str], *, certificate_thumbprint: str | None
+    ) -> tuple[str, datetime]:
+        """Fetch a JWT-SVID of an entry.
+
+        Returns:
+            The token, and when it ends.
+
+        Raises:
+            LegationError: the call failed.
+        """
+        message = agent_pb2.IssueJWTRequest(
+            entry_id=entry_id,
+            audience=audience,
+            certificate_thumbprint=certificate_thumbprint or "",
+        )
+        answer = await self._post(JWT_PATH, message, agent_pb2.IssueJWTResponse)
+        return answer.token, datetime.fromtimestamp(answer.expires_at_ms / 1000, UTC)
+
+    async def staples(self, serials: Sequence[int]) -> list[bytes | LegationError]:
+        """Fetch OCSP responses about certificates of this agent.
+
+        Returns:
+            For each serial number, at the same place, the response in DER, or the error.
+
+        Raises:
+            LegationError: the call as a whole failed.
+        """
+        message = agent_pb2.StaplesRequest(serials=[format(serial, "x") for serial in serials])
+        answer = await self._post(STAPLES_PATH, message, agent_pb2.StaplesResponse)
+        return [
+            result.response
+            if result.WhichOneof("outcome") == "response"
+            else error_from_code(
+                result.problem.code, result.problem.message, remedy=result.problem.remedy or None
+            )
+            for result in answer.results
+        ]
+
+    async def supersede(self, serials: Sequence[int]) -> None:
+        """Have certificates revoked that others have replaced.
+
+        Raises:
+            LegationError: the call failed.
+        """
+        message = agent_pb2.SupersededRequest(serials=[f"{serial:x}" for serial in serials])
+        await self._post(SUPERSEDED_PATH, message, agent_pb2.SupersededResponse)
+
+    async def renew_expired(
+        self, identity: AgentIdentity, csr: bytes
+    ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Certify a new key of the agent itself by the proof of its old one, which is over.
+
+        Returns:
+            The chain in DER, leaf first, and the feed keys, raw Ed25519.
+
+        Raises:
+            NotPermitted: the authority does not allow that, or not any more.
+            LegationError: the call failed.
+        """
+        context = client_context(self._credentials.authorities)
+        context.set_alpn_protocols(["http/1.1"])
+        challenge = await self._post(
+            CHALLENGE_PATH, agent_pb2.ChallengeRequest(), agent_pb2.ChallengeResponse, context
+        )
+        message = agent_pb2.RenewExpiredRequest(
+            certificate=identity.chain[0].public_bytes(Encoding.DER),
+            csr=csr,
+            nonce=challenge.nonce,
+            signature=sign(identity.private_key, expired_renewal_statement(challenge.nonce, csr)),
+        )
+        answer = await self._post(
+            RENEW_EXPIRED_PATH, message, agent_pb2.RenewAgentResponse, context
+        )
         return tuple(answer.certificate.certificates), tuple(answer.feed_keys)
 
     @contextlib.asynccontextmanager
@@ -118,25 +209,45 @@ class AuthorityClient:
         with _translated(), self._using() as channel:
             method: StreamStreamMethod[agent_pb2.SyncRequest, agent_pb2.SyncResponse] = (
                 StreamStreamMethod(
-                    channel, f"{_SERVICE}/Sync", agent_pb2.SyncRequest, agent_pb2.SyncResponse
+                    channel, SYNC_METHOD, agent_pb2.SyncRequest, agent_pb2.SyncResponse
                 )
             )
-            async with method.open() as stream:
-                yield SyncStream(stream)
-                await stream.cancel()
+            opened = method.open()
+            try:
+                async with opened as stream:
+                    yield SyncStream(stream)
+                    await stream.cancel()
+            except GRPCError as error:
+                raise _refusal(error, opened) from None
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
+        self._https.close()
         if self._channel is not None:
             self._channel.close()
             self._channel = None
 
-    async def _call(self, name: str, request: _Request, answer: type[_Response]) -> _Response:
-        with _translated(), self._using() as channel:
-            method: UnaryUnaryMethod[_Request, _Response] = UnaryUnaryMethod(
-                channel, f"{_SERVICE}/{name}", type(request), answer
+    async def _post(
+        self,
+        path: str,
+        request: Message,
+        answer: type[_Response],
+        context: ssl.SSLContext | None = None,
+    ) -> _Response:
+        if context is None:
+            context = self._context = self._context or self._new_context("http/1.1")
+        with _translated():
+            content = await self._https.post(
+                path,
+                request.SerializeToString(),
+                media_type=MEDIA_TYPE,
+                limit=MAX_RESPONSE_BYTES,
+                context=context,
             )
-            return await method(request, timeout=CALL_TIMEOUT_S)
+        try:
+            return answer.FromString(content)
+        except DecodeError:
+            raise InvalidInput(f"the authority's answer is no {answer.__name__}") from None
 
     @contextlib.contextmanager
     def _using(self) -> Iterator["_Channel"]:
@@ -152,11 +263,15 @@ class AuthorityClient:
                 channel.close()
 
     def _connect(self) -> "_Channel":
+        context = self._new_context("h2")
+        return _Channel(self._streams, context=context, verify=self._verify)
+
+    def _new_context(self, protocol: str) -> ssl.SSLContext:
         context = client_context(self._credentials.authorities)
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols([protocol])
         identity = self._credentials.identity
         use_identity(context, identity.chain, identity.private_key)
-        return _Channel(self._host, self._port, context=context, verify=self._verify)
+        return context
 
     def _retire(self) -> None:
         channel, self._channel = self._channel, None
@@ -180,10 +295,13 @@ class SyncStream:
         """Return the next message.
 
         Raises:
-            Unavailable: the authority has ended the stream.
+            GRPCError: the authority has ended the stream, and said why.
+            Unavailable: it has ended the stream.
         """
         message = await self._stream.recv_message()
         if message is None:
+            await self._stream.end()
+            await self._stream.recv_trailing_metadata()  # raises unless the status is OK
             raise Unavailable("the authority ended the stream")
         return message
 
@@ -191,15 +309,8 @@ class SyncStream:
 class _Channel(Channel):
     """A connection on which nothing is asked before the peer proved to be the authority."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        context: ssl.SSLContext,
-        verify: Callable[[tuple[x509.Certificate, ...]], None],
-    ) -> None:
-        super().__init__(host, port, ssl=context)
+    def __init__(self, address: Address, *, context: ssl.SSLContext, verify: Verify) -> None:
+        super().__init__(address.host, address.port, ssl=context)
         self.users = 0
         self._verify = verify
 
@@ -230,9 +341,6 @@ def _translated() -> Iterator[None]:
     """Turn what grpclib, TLS and sockets raise into errors of Legation."""
     try:
         yield
-    except GRPCError as error:
-        kind = _BY_STATUS.get(error.status.name, Unavailable)
-        raise _plain(kind)(error.message or f"the authority says {error.status.name}") from None
     except ssl.SSLCertVerificationError as error:
         raise NotAuthenticated(
             f"the authority's certificate is refused: {error.verify_message}",
@@ -245,6 +353,16 @@ def _translated() -> Iterator[None]:
         raise Unavailable(f"the authority cannot be reached: {error}") from None
 
 
-def _plain(kind: type[LegationError]) -> type[LegationError]:
-    """Return a kind that a message alone can make."""
-    return Unavailable if kind.code == "verification_failed" else kind
+def _refusal(
+    error: GRPCError, stream: Stream[agent_pb2.SyncRequest, agent_pb2.SyncResponse]
+) -> LegationError:
+    """Return the error behind a status, with the code and remedy that came with it."""
+    # grpclib keeps the trailers to itself when the server resets the stream behind them.
+    ended = stream._stream  # noqa: SLF001
+    metadata = decode_metadata(ended.trailers or ended.headers or [])
+    code, remedy = metadata.get(CODE_KEY), metadata.get(REMEDY_KEY)
+    return error_from_code(
+        code if isinstance(code, str) else _CODES.get(error.status.name, Unavailable.code),
+        error.message or f"the authority says {error.status.name}",
+        remedy=remedy.decode("utf-8", "replace") if isinstance(remedy, bytes) else None,
+    )

@@ -41,10 +41,16 @@ async def certify(
     entries: Sequence[WorkloadEntry],
     *,
     certifier: Certifier,
-    bundle: Callable[[], TrustBundle],
+    bundles: Callable[[WorkloadEntry], Sequence[TrustBundle]],
     clock: Clock,
 ) -> AsyncIterator[Sequence[Outcome]]:
     """Certify new keys for `entries` in one request; yield the outcomes in order, a few at once.
+
+    Args:
+        entries: what to certify.
+        certifier: who certifies.
+        bundles: returns the trust bundles that a certificate must verify under, each of them.
+        clock: tells the time.
 
     Raises:
         LegationError: the request as a whole failed.
@@ -60,7 +66,11 @@ async def certify(
         for request in prepared
     ]
     for start in range(0, len(answered), _PROOFS):
-        yield await asyncio.to_thread(_outcomes, answered[start : start + _PROOFS], bundle(), clock)
+        cases = [
+            case if isinstance(case, LegationError) else (*case, bundles(case[0].entry))
+            for case in answered[start : start + _PROOFS]
+        ]
+        yield await asyncio.to_thread(_outcomes, cases, clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,27 +98,34 @@ async def _prepared(entry: WorkloadEntry) -> _Request | LegationError:
         return error
 
 
-_Answered: TypeAlias = LegationError | tuple[_Request, tuple[bytes, ...] | LegationError]
+_Answered: TypeAlias = (
+    LegationError | tuple[_Request, tuple[bytes, ...] | LegationError, Sequence[TrustBundle]]
+)
 
 
-def _outcomes(answered: Sequence[_Answered], bundle: TrustBundle, clock: Clock) -> list[Outcome]:
-    return [
-        case if isinstance(case, LegationError) else _proved(*case, bundle, clock)
-        for case in answered
-    ]
+def _outcomes(answered: Sequence[_Answered], clock: Clock) -> list[Outcome]:
+    return [case if isinstance(case, LegationError) else _proved(*case, clock) for case in answered]
 
 
 def _proved(
     request: _Request,
     answer: tuple[bytes, ...] | LegationError,
-    bundle: TrustBundle,
+    bundles: Sequence[TrustBundle],
     clock: Clock,
 ) -> Outcome:
     if isinstance(answer, LegationError):
         return answer
     expected = SpiffeID.parse(request.entry.spiffe_id)
     try:
-        chain = prove(answer, request.private_key, expected=expected, bundle=bundle, at=clock.now())
+        chain = prove(
+            answer,
+            request.private_key,
+            expected=expected,
+            bundle=bundles[0],
+            further=bundles[1:],
+            dns_names=request.entry.dns_names,
+            at=clock.now(),
+        )
     except LegationError as error:
         return error
     return WorkloadIdentity(

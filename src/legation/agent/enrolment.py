@@ -1,27 +1,30 @@
-"""Enrolment: a join token and a fresh key become the agent's first certificate.
+"""Enrolment: evidence and a fresh key become the agent's first certificate.
 
 1. The authority's certificate authorities are known beforehand: as a PEM file, or by the
    SHA-256 fingerprint of the root, in which case they are fetched first, unverified, and
    only what matches the fingerprint is kept.
 2. TLS is verified against them, and the server must be the authority of that trust domain
    by its SPIFFE ID; its host name proves nothing, since any workload may have one.
-3. Only then does the token leave.
+3. Only then does the evidence leave.
 4. What comes back is proved like every other certificate.
 """
 
 import asyncio
+import base64
+import contextlib
 import hashlib
 import http.client
 import json
 import ssl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from legation.agent.evidence import Evidence, Occasion
 from legation.agent.identity import (
     AUTHORITY_PATH,
     AgentIdentity,
@@ -29,16 +32,15 @@ from legation.agent.identity import (
     feed_keys_from,
     spiffe_id_of,
 )
+from legation.agent.problems import error_of
 from legation.agent.proof import prove
 from legation.agent.tls import client_context, presented_chain
 from legation.clock import Clock
 from legation.errors import (
     InvalidInput,
-    LegationError,
     NotAuthenticated,
     TimedOut,
     Unavailable,
-    error_from_code,
 )
 from legation.pki import (
     PrivateKey,
@@ -64,14 +66,14 @@ class EnrolmentRequest:
 
     Attributes:
         authority: ``host`` or ``host:port`` of the authority's API, or its https URL.
-        token: the join token's secret.
+        evidence: what lets the agent in, for example a join token.
         authorities: certificate authorities to trust, or empty.
         fingerprint: SHA-256 of the root certificate in hexadecimal, or None. One of the two
             must be given.
     """
 
     authority: str
-    token: str = field(repr=False)
+    evidence: Evidence
     authorities: tuple[x509.Certificate, ...] = ()
     fingerprint: str | None = None
 
@@ -137,14 +139,39 @@ class _Enrolment:
     def _ask(
         self, authorities: Sequence[x509.Certificate], csr: bytes
     ) -> tuple[Mapping[str, Any], SpiffeID]:
-        context = client_context(authorities)
-        with _Connection(self._host, self._port, context) as connection:
-            authority = self._check_server(connection.chain(), authorities)
-            body = {
-                "token": self._request.token,
-                "csr": encode("CERTIFICATE REQUEST", csr).decode(),
-            }
+        with self._verified(authorities) as (_, authority):
+            pass
+        evidence = self._request.evidence
+        # To get it may take long, and no connection waits for it.
+        document = evidence.document(
+            Occasion(
+                trust_domain=authority.trust_domain.name,
+                csr=csr,
+                challenge=lambda: self._challenge(authorities),
+            )
+        )
+        body = {
+            "evidence": {"kind": evidence.kind, **document},
+            "csr": encode("CERTIFICATE REQUEST", csr).decode(),
+        }
+        with self._verified(authorities) as (connection, authority):
             return connection.ask("POST", "/v1/enrol", json.dumps(body).encode()), authority
+
+    def _challenge(self, authorities: Sequence[x509.Certificate]) -> bytes:
+        with self._verified(authorities) as (connection, _):
+            answer = connection.ask("POST", "/v1/enrol/challenge")
+        try:
+            return base64.b64decode(answer["nonce"], validate=True)
+        except (KeyError, TypeError, ValueError):
+            raise InvalidInput("the authority's answer is not a challenge") from None
+
+    @contextlib.contextmanager
+    def _verified(
+        self, authorities: Sequence[x509.Certificate]
+    ) -> Iterator[tuple["_Connection", SpiffeID]]:
+        """Open a connection to what has proved to be the authority; say who that is."""
+        with _Connection(self._host, self._port, client_context(authorities)) as connection:
+            yield connection, self._check_server(connection.chain(), authorities)
 
     def _check_server(
         self, chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]
@@ -197,6 +224,7 @@ class _Enrolment:
             bundle=bundle,
             feed_keys=feed_keys_from(feed_keys),
             authority=self._host,
+            api_port=self._port,
             agents_port=agents_port,
         )
         return AgentIdentity.of(chain, key), membership
@@ -228,25 +256,12 @@ class _Connection:
         self._connection.request(method, path, body=body, headers=headers)
         response = self._connection.getresponse()
         content = response.read(_MAX_ANSWER + 1)
-        try:
-            document = parse_json(content, limit=_MAX_ANSWER)
-        except InvalidInput:
-            document = None
         if response.status >= 400:
-            raise _problem(response.status, document)
+            raise error_of(response.status, content)
+        document = parse_json(content, limit=_MAX_ANSWER)
         if not isinstance(document, dict):
             raise InvalidInput("the authority's answer is not a JSON object")
         return document
-
-
-def _problem(status: int, document: object) -> LegationError:
-    """Return the error that an RFC 9457 problem document tells of."""
-    match document:
-        case {"code": str(code), **rest}:
-            message = str(rest.get("detail") or rest.get("title") or code)
-            remedy = rest.get("remedy")
-            return error_from_code(code, message, remedy=str(remedy) if remedy else None)
-    return Unavailable(f"the authority answered with HTTP status {status}")
 
 
 def _address(authority: str) -> tuple[str, int]:

@@ -7,6 +7,10 @@ big-endian, and the message. A torn tail is what a crash leaves; it is cut off.
 What the file holds is always a beginning of the feed without gaps. When the disk refuses a
 part, no later one is written either, until a snapshot can replace the whole: a file that
 lacks one revocation in the middle would be worse than one that is old.
+
+A first record that is no snapshot holds what earlier feeds refused (`FeedReceiver.kept`); it
+is replaced and compacted together with the snapshot that follows it, so neither is ever
+there without the other.
 """
 
 import asyncio
@@ -35,6 +39,7 @@ _HEADER = struct.Struct(">II")
 _COMPACT_FROM = 4 << 20
 _COMPACT_GROWTH = 4
 
+_Place = tuple[str, str]  # kind and key of an event
 _log = logging.getLogger(__name__)
 
 
@@ -98,6 +103,8 @@ class FeedCache:
     def replace(self, parts: Iterable[agent_pb2.Events]) -> None:
         """Replace everything, by a snapshot's parts; on disk when this returns.
 
+        A first part that is no snapshot holds what is refused besides.
+
         When the disk refuses, the old content stays, and nothing is added to it.
         """
         try:
@@ -132,29 +139,16 @@ class FeedCache:
             self._file = None
 
     def _snapshot(self, until: int, current: Callable[[FeedEvent], bool]) -> bytes:
-        whole = agent_pb2.Events(snapshot=True, complete=True)
-        newest: dict[tuple[str, str], agent_pb2.Event] = {}
+        compaction = _Compaction(current)
         with self._path.open("rb") as file:
-            for part, end in _records(file):
-                if part.snapshot:
-                    newest.clear()
-                    whole.revision = 0
-                whole.feed_id = part.feed_id
-                if part.complete:  # else the revision is where the parts to come will end
-                    whole.revision = max(whole.revision, part.revision)
-                for message in part.events:
-                    try:
-                        event = FeedEvent.from_bytes(message.body)
-                    except InvalidInput:
-                        continue
-                    whole.revision = max(whole.revision, event.revision)
-                    newest.pop((event.kind, event.key), None)
-                    if event.value is not None and current(event):
-                        newest[event.kind, event.key] = message
+            for number, (part, end) in enumerate(_records(file)):
+                if number == 0 and not part.snapshot:
+                    compaction.keep(part)
+                else:
+                    compaction.add(part)
                 if end >= until:
                     break
-        whole.events.extend(newest.values())
-        return _record(whole)
+        return compaction.result()
 
     def _swap(self, content: bytes) -> None:
         draft = self._path.with_name(f".{self._path.name}.new")
@@ -181,6 +175,57 @@ class FeedCache:
     def _failed(self, error: OSError) -> None:
         self._problem = f"{self._path} cannot be written: {error.strerror}"
         _log.error("the feed is not kept on disk any more: %s", self._problem)
+
+
+class _Compaction:
+    """Makes one snapshot of many parts, and keeps what is refused besides."""
+
+    def __init__(self, current: Callable[[FeedEvent], bool]) -> None:
+        self._current = current
+        self._whole = agent_pb2.Events(snapshot=True, complete=True)
+        self._newest: dict[_Place, agent_pb2.Event] = {}
+        self._kept: dict[_Place, agent_pb2.Event] = {}
+
+    def keep(self, part: agent_pb2.Events) -> None:
+        """Take what earlier feeds refused."""
+        self._whole.feed_id = part.feed_id
+        for event, message in _readable(part):
+            if self._current(event):
+                self._kept[event.kind, event.key] = message
+
+    def add(self, part: agent_pb2.Events) -> None:
+        """Take the next part of the feed."""
+        whole = self._whole
+        if part.snapshot:
+            self._newest.clear()
+            whole.revision = 0
+        whole.feed_id = part.feed_id
+        if part.complete:  # else the revision is where the parts to come will end
+            whole.revision = max(whole.revision, part.revision)
+        for event, message in _readable(part):
+            place = (event.kind, event.key)
+            whole.revision = max(whole.revision, event.revision)
+            self._newest.pop(place, None)
+            self._kept.pop(place, None)
+            if event.value is not None and self._current(event):
+                self._newest[place] = message
+
+    def result(self) -> bytes:
+        """Return the records."""
+        self._whole.events.extend(self._newest.values())
+        if not self._kept:
+            return _record(self._whole)
+        kept = agent_pb2.Events(feed_id=self._whole.feed_id, events=self._kept.values())
+        return _record(kept) + _record(self._whole)
+
+
+def _readable(part: agent_pb2.Events) -> Iterator[tuple[FeedEvent, agent_pb2.Event]]:
+    """Yield the events that this version can read."""
+    for message in part.events:
+        try:
+            yield FeedEvent.from_bytes(message.body), message
+        except InvalidInput:
+            continue
 
 
 def _record(part: agent_pb2.Events) -> bytes:

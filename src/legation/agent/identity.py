@@ -91,13 +91,15 @@ class Membership:
         bundle: the trust bundle at enrolment; the feed has the current one.
         feed_keys: raw Ed25519 public keys that sign feed events.
         authority: host name or address of the authority.
-        agents_port: where the authority speaks with agents.
+        api_port: where it answers requests, over HTTPS.
+        agents_port: where it serves Sync streams, over gRPC.
     """
 
     trust_domain: TrustDomain
     bundle: TrustBundle
     feed_keys: tuple[bytes, ...]
     authority: str
+    api_port: int
     agents_port: int
 
     def to_bytes(self) -> bytes:
@@ -108,6 +110,7 @@ class Membership:
                 "bundle": self.bundle.to_document(),
                 "feed_keys": [base64.b64encode(key).decode() for key in self.feed_keys],
                 "authority": self.authority,
+                "api_port": self.api_port,
                 "agents_port": self.agents_port,
             },
             indent=1,
@@ -126,6 +129,7 @@ class Membership:
                 "bundle": dict(bundle),
                 "feed_keys": list(feed_keys),
                 "authority": str(authority),
+                "api_port": int(api_port),
                 "agents_port": int(agents_port),
             }:
                 pass
@@ -136,6 +140,7 @@ class Membership:
             bundle=TrustBundle.from_document(trust_domain, bundle),
             feed_keys=feed_keys_from(feed_keys),
             authority=authority,
+            api_port=api_port,
             agents_port=agents_port,
         )
 

@@ -94,6 +94,40 @@ class RefusalReport:
     count: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedCertificate:
+    """Which certificate one point serves an identity with.
+
+    Attributes:
+        point: its name, as in `PointState`.
+        spiffe_id: the identity.
+        offered: serial number of the certificate that the point was given last.
+        serial: of the one that it serves, or None when that is not known.
+        problem: why it does not serve the one that it was given, in the point's own words;
+            empty while there is nothing wrong, or nothing wrong yet.
+        connected: whether the point is there; one that is not is given time.
+    """
+
+    point: str
+    spiffe_id: str
+    offered: int
+    serial: int | None
+    problem: str = ""
+    connected: bool = True
+
+
+class InForce(Protocol):
+    """Takes in what points serve. A point reports after each change, and now and then."""
+
+    def serves(self, served: ServedCertificate) -> None:
+        """Take in what a point serves, as it says or as was seen."""
+        ...
+
+    def gone(self, point: str) -> None:
+        """Forget a point that is no more."""
+        ...
+
+
 class Changes:
     """Wakes every waiting reader after a change; changes while a reader is busy coalesce."""
 

@@ -1,7 +1,10 @@
 """Proof that a new certificate serves, before it replaces one that does.
 
 1. The chain is the key's, verifies against the current trust bundle, and names the identity.
-2. A server and a client that both use it complete a handshake with each other in memory.
+2. It verifies against every other bundle that peers may still hold.
+3. It names exactly the DNS names that were asked for, no more and no fewer.
+4. A server and a client that both use it complete a handshake with each other in memory, one
+   for each of these bundles.
 """
 
 import ssl
@@ -10,11 +13,10 @@ from datetime import datetime
 
 from cryptography import x509
 
-from legation.agent.tls import client_context, server_context, use_identity
+from legation.agent.tls import KEY_ALGORITHMS, client_context, server_context, use_identity
 from legation.causes import Cause, Failure
 from legation.errors import VerificationError
 from legation.pki import (
-    KeyAlgorithm,
     PrivateKey,
     Purpose,
     SpiffeID,
@@ -27,16 +29,6 @@ from legation.pki import (
 
 _MAX_ROUNDS = 10
 _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME
-# What the OpenSSL under Python's `ssl` can load; newer algorithms wait for it.
-_TESTABLE = frozenset(
-    {
-        KeyAlgorithm.P256,
-        KeyAlgorithm.P384,
-        KeyAlgorithm.RSA_3072,
-        KeyAlgorithm.RSA_4096,
-        KeyAlgorithm.ED25519,
-    }
-)
 
 
 def prove(
@@ -46,8 +38,19 @@ def prove(
     expected: SpiffeID,
     bundle: TrustBundle,
     at: datetime,
+    further: Sequence[TrustBundle] = (),
+    dns_names: Sequence[str] | None = None,
 ) -> tuple[x509.Certificate, ...]:
     """Prove a chain, DER, leaf first; return it parsed. Takes some milliseconds.
+
+    Args:
+        chain: what the authority sent.
+        private_key: the key that it was asked for.
+        expected: the identity.
+        bundle: the trust bundle in force.
+        at: the time to judge it at.
+        further: bundles that peers may hold instead.
+        dns_names: exactly what it has to name besides; None when that is not known.
 
     Raises:
         VerificationError: it does not serve, with every reason.
@@ -59,9 +62,13 @@ def prove(
         raise VerificationError(
             [Failure(cause=Cause.MALFORMED_CERTIFICATE, detail=failure, subject="leaf")]
         )
-    verify_svid(certificates, bundle=bundle, at=at, purpose=Purpose.BOTH, expected=expected)
-    if algorithm_of(private_key.public_key()) in _TESTABLE:
-        _handshake(certificates, private_key, bundle)
+    for held in (bundle, *further):
+        verify_svid(certificates, bundle=held, at=at, purpose=Purpose.BOTH, expected=expected)
+    if dns_names is not None:
+        _check_names(certificates[0], dns_names)
+    if algorithm_of(private_key.public_key()) in KEY_ALGORITHMS:
+        for held in (bundle, *further):
+            _handshake(certificates, private_key, held)
     return certificates
 
 
@@ -75,6 +82,22 @@ def still_proved(
     """
     certificates = tuple(certificate_from_der(der) for der in chain)
     verify_svid(certificates, bundle=bundle, at=at, purpose=Purpose.BOTH, expected=expected)
+
+
+def _check_names(leaf: x509.Certificate, dns_names: Sequence[str]) -> None:
+    """Check that a leaf has these DNS names and, besides its one URI, no other name."""
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    found = sorted(names.get_values_for_type(x509.DNSName))
+    others = len(names) - len(found) - 1
+    if found != sorted(dns_names) or others:
+        detail = (
+            f"it names {', '.join(found) or 'no DNS name'}"
+            f"{f' and {others} names of other kinds' if others else ''}, "
+            f"asked for was {', '.join(sorted(dns_names)) or 'none'}"
+        )
+        raise VerificationError(
+            [Failure(cause=Cause.WRONG_IDENTITY, detail=detail, subject="leaf")]
+        )
 
 
 def _handshake(

@@ -7,6 +7,9 @@ so that every case can be tested and a fleet of agents never acts in step.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from legation.agent.freeze import Settled
+from legation.config.windows import Windows
+
 RENEW_AT_REMAINING = 1 / 3
 # How much earlier than necessary a renewal may start, as a share of the time until then.
 # Agents that were enrolled by one script hold certificates of one minute; this spreads them.
@@ -14,6 +17,9 @@ SPREAD = 1 / 10
 # The longest pause after a failed renewal, as a share of the lifetime.
 LONGEST_RETRY = 1 / 10
 FIRST_RETRY_S = 1.0
+# The shortest pause after a success, as a share of the lifetime. By a clock that is wrong, a
+# certificate may be due for renewal when it arrives, and the next one, and so on.
+SHORTEST_PAUSE = 1 / 20
 
 FIRST_RECONNECT_S = 0.25
 LONGEST_RECONNECT_S = 30.0
@@ -31,10 +37,12 @@ class RenewalTiming:
     Attributes:
         renew_at_remaining: share of the lifetime that is left then.
         spread: how much earlier it may be, at random, as a share of the time until then.
+        freezes: windows in which nothing starts that can wait.
     """
 
     renew_at_remaining: float = RENEW_AT_REMAINING
     spread: float = SPREAD
+    freezes: tuple[Windows, ...] = ()
 
 
 DEFAULT_TIMING = RenewalTiming()
@@ -77,6 +85,36 @@ def next_renewal(
     if now < not_after:
         moment = min(moment, not_after)
     return max(moment, now)
+
+
+def plan_renewal(
+    not_before: datetime,
+    not_after: datetime,
+    *,
+    now: datetime,
+    failures: int = 0,
+    jitter: float,
+    timing: RenewalTiming = DEFAULT_TIMING,
+) -> Settled:
+    """Return the next attempt as `next_renewal` has it, moved around the freeze windows.
+
+    After a success it is `SHORTEST_PAUSE` away at least, unless the expiry is nearer.
+    """
+    due = next_renewal(
+        not_before,
+        not_after,
+        now=now,
+        failures=failures,
+        jitter=jitter,
+        renew_at_remaining=timing.renew_at_remaining,
+        spread=timing.spread,
+    )
+    if not failures:
+        pause = max(not_after - not_before, timedelta()) * SHORTEST_PAUSE
+        due = max(due, min(now + pause, not_after))
+    return Settled.around(
+        due, now=now, validity=(not_before, not_after), freezes=timing.freezes, jitter=jitter
+    )
 
 
 def reconnect_delay_s(failures: int, *, jitter: float) -> float:

@@ -8,9 +8,11 @@ from typing import Any
 
 from grpclib.server import Stream
 
+from legation.agent.in_force import InForceRow
 from legation.agent.local_server import attest_peer
 from legation.agent.model import Attestor, PointState
 from legation.agent.rotation import RotationStatus
+from legation.agent.sinks import SinkStatus
 from legation.clock import to_rfc3339
 from legation.errors import NotPermitted
 from legation.wire.protobuf.local_grpc import LocalServiceBase
@@ -52,6 +54,20 @@ def identity_row(row: RotationStatus) -> dict[str, Any]:
         "next_attempt": time_text(row.next_attempt),
         "failures": row.failures,
         "problem": row.problem,
+        "rejected": None if row.rejected is None else format(row.rejected, "x"),
+        "note": row.note,
+    }
+
+
+def in_force_row(row: InForceRow) -> dict[str, Any]:
+    """Return which certificate a point serves, as JSON values."""
+    return {
+        "spiffe_id": row.spiffe_id,
+        "point": row.point,
+        "serial_issued": format(row.serial_issued, "x"),
+        "serial_in_force": None if row.serial_in_force is None else f"{row.serial_in_force:x}",
+        "since": time_text(row.since),
+        "problem": row.problem,
     }
 
 
@@ -66,6 +82,29 @@ def point_row(point: PointState) -> dict[str, Any]:
         "capabilities": list(point.capabilities),
         "notes": list(point.notes),
     }
+
+
+def sink_row(sink: SinkStatus) -> dict[str, Any]:
+    """Return how one sink is, as JSON values."""
+    return {
+        "name": sink.name,
+        "kind": sink.kind,
+        "spiffe_id": sink.spiffe_id,
+        "state": sink.state,
+        "issued": serial_text(sink.issued),
+        "in_force": serial_text(sink.in_force),
+        "revision": sink.revision,
+        "since": time_text(sink.since),
+        "failures": sink.failures,
+        "next_attempt": time_text(sink.next_attempt),
+        "problem": sink.problem,
+        "notes": list(sink.notes),
+    }
+
+
+def serial_text(serial: int | None) -> str | None:
+    """Return a serial number in hexadecimal, or None."""
+    return None if serial is None else format(serial, "x")
 
 
 def time_text(moment: datetime | None) -> str | None:

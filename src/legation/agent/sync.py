@@ -27,6 +27,9 @@ REPORT_EVERY_S = 1.0
 # Heartbeats in a row that may name a newer revision than the one we are at.
 _BEHIND_HEARTBEATS = 3
 _SKEW_WORTH_A_NOTE_S = 5.0
+# By how much certificates are backdated, unless they live for less than ten minutes. A clock
+# that is further behind holds what is issued not yet valid.
+SKEW_TOLERATED_S = 60.0
 
 _AGENT_POINT = "agent"
 _log = logging.getLogger(__name__)
@@ -43,6 +46,13 @@ class SyncConnector(Protocol):
     """Opens Sync streams."""
 
     def sync(self) -> AbstractAsyncContextManager[SyncConnection]: ...
+
+
+class RotationReport(Protocol):
+    """What the agent says of its rotation, and hears about everyone's."""
+
+    def statement(self) -> agent_pb2.RotationStatement: ...
+    def acknowledged_everywhere(self, revision: int) -> None: ...
 
 
 class FeedSync:
@@ -67,6 +77,7 @@ class FeedSync:
         clock: Clock,
         changed: Callable[[frozenset[Kind]], None],
         reconnected: Callable[[], None] = lambda: None,
+        rotation: RotationReport | None = None,
     ) -> None:
         self.connected = False
         self.last_contact: datetime | None = None
@@ -80,6 +91,7 @@ class FeedSync:
         self._clock = clock
         self._changed = changed
         self._reconnected = reconnected
+        self._rotation = rotation
         self._restart = asyncio.Event()
         self._parts: list[agent_pb2.Events] = []
         self._behind = 0
@@ -91,8 +103,11 @@ class FeedSync:
             Unavailable: the disk refuses.
         """
         try:
-            for part in self._cache.load():
-                self._receiver.accept(part)
+            for number, part in enumerate(self._cache.load()):
+                if number == 0 and not part.snapshot:
+                    self._receiver.keep(part)
+                else:
+                    self._receiver.accept(part)
         except Unavailable:
             raise
         except LegationError as error:
@@ -153,6 +168,7 @@ class FeedSync:
                 self._receive(stream),
                 self._acknowledge(stream),
                 self._report(stream),
+                self._state_rotation(stream),
                 self._restart.wait(),
             )
 
@@ -174,6 +190,8 @@ class FeedSync:
                     self._heartbeat(message.heartbeat)
 
     async def _events(self, part: agent_pb2.Events) -> None:
+        if part.snapshot:
+            self._receiver.forget_expired(self._clock.now())
         kinds = self._receiver.accept(part)
         self._changed(kinds)
         self._in_force()
@@ -182,7 +200,8 @@ class FeedSync:
         if part.snapshot or self._parts:
             self._parts.append(part)
             if part.complete:
-                self._cache.replace(self._parts)
+                kept = self._receiver.kept()
+                self._cache.replace([kept, *self._parts] if kept else self._parts)
                 self._parts.clear()
         else:
             self._cache.append(part)
@@ -191,9 +210,18 @@ class FeedSync:
 
     def _heartbeat(self, heartbeat: agent_pb2.Heartbeat) -> None:
         sent = datetime.fromtimestamp(heartbeat.now_ms / 1000, UTC)
+        before = abs(self.clock_skew_s or 0.0) > SKEW_TOLERATED_S
         self.clock_skew_s = (sent - self._clock.now()).total_seconds()
-        if self._receiver.state.forget_expired(self._clock.now()):
+        if abs(self.clock_skew_s) > SKEW_TOLERATED_S and not before:
+            _log.error(
+                "the clock differs by %+.0f s from the authority's, tolerated are %.0f s: set it",
+                -self.clock_skew_s,
+                SKEW_TOLERATED_S,
+            )
+        if self._receiver.forget_expired(self._clock.now()):
             self._changed(frozenset({Kind.REVOCATION}))
+        if self._rotation is not None:
+            self._rotation.acknowledged_everywhere(heartbeat.acknowledged)
         late = heartbeat.revision > self._receiver.state.revision
         self._behind = self._behind + 1 if late and not self._receiver.in_snapshot else 0
         if self._behind >= _BEHIND_HEARTBEATS:
@@ -265,6 +293,18 @@ class FeedSync:
                 for refusal in refusals:
                     self._board.refuse(refusal)
                 raise
+
+    async def _state_rotation(self, stream: SyncConnection) -> None:
+        if self._rotation is None:
+            await asyncio.Event().wait()
+            return
+        said: agent_pb2.RotationStatement | None = None
+        while True:
+            statement = self._rotation.statement()
+            if statement != said:
+                await stream.send(agent_pb2.SyncRequest(rotation=statement))
+                said = statement
+            await asyncio.sleep(REPORT_EVERY_S)
 
 
 def _point(point: PointState) -> agent_pb2.EnforcementPoint:

@@ -7,12 +7,23 @@ from collections.abc import Iterable, Sequence
 from cryptography import x509
 
 from legation.pki import (
+    KeyAlgorithm,
     PrivateKey,
     certificate_from_der,
     certificates_to_pem,
     private_key_to_pem,
 )
 
+# What the OpenSSL under Python's `ssl` can load and verify; newer algorithms wait for it.
+KEY_ALGORITHMS = frozenset(
+    {
+        KeyAlgorithm.P256,
+        KeyAlgorithm.P384,
+        KeyAlgorithm.RSA_3072,
+        KeyAlgorithm.RSA_4096,
+        KeyAlgorithm.ED25519,
+    }
+)
 _DER = 2  # `_ssl.ENCODING_DER`
 
 

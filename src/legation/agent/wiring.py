@@ -11,9 +11,16 @@ from typing import Any, Self
 from cryptography import x509
 
 import legation
-from legation.agent.attestation import UnixAttestor
+from legation.agent.attestation import (
+    NO_OTHERS,
+    AttestationSettings,
+    PeerAttestor,
+    attestors_of,
+)
 from legation.agent.authority_client import AuthorityClient, Credentials
+from legation.agent.confirmation import Confirmation
 from legation.agent.discovery import Discovery
+from legation.agent.enforcement import EnforcementService
 from legation.agent.enrolment import EnrolmentRequest, enrol
 from legation.agent.feed import FeedReceiver
 from legation.agent.feed_cache import FeedCache
@@ -24,18 +31,32 @@ from legation.agent.identity import (
     Membership,
     with_feed_keys,
 )
+from legation.agent.in_force import InForceBoard
+from legation.agent.jwt_svids import JWTSVIDs
 from legation.agent.local_server import LocalServer
 from legation.agent.model import PointBoard
+from legation.agent.orders import Orders
 from legation.agent.private_files import make_private_directory
 from legation.agent.renewal import OwnRenewal
 from legation.agent.rotation import Rotator
 from legation.agent.schedule import DEFAULT_TIMING, RenewalTiming
-from legation.agent.status import StatusService, identity_row, point_row, time_text
+from legation.agent.sinks import Sinks
+from legation.agent.staples import Staples
+from legation.agent.status import (
+    StatusService,
+    identity_row,
+    in_force_row,
+    point_row,
+    sink_row,
+    time_text,
+)
 from legation.agent.sync import FeedSync
 from legation.agent.workload_api import WorkloadAPI
 from legation.causes import Failure
 from legation.clock import Clock, SystemClock
-from legation.errors import InvalidInput, VerificationError
+from legation.config.sinks import Sink
+from legation.config.values import Address
+from legation.errors import InvalidInput, LegationError, VerificationError
 from legation.pki import Purpose, SpiffeID, verify_svid
 from legation.wire.feed import Kind
 
@@ -50,21 +71,27 @@ class AgentSettings:
         data_dir: its own directory, mode 0700.
         socket: path of the Unix socket that it serves.
         enrolment: used once, when `data_dir` holds no identity yet; None afterwards.
-        authority: host of the authority, where it moved since the enrolment; else None.
-        agents_port: likewise.
+        api: the authority's HTTPS address, where it moved since the enrolment; else None.
+        streams: its gRPC address, likewise.
         socket_mode: of the socket.
         socket_group: group that owns the socket, by name or number, or None.
         timing: when certificates are renewed.
+        revoke_replaced: whether a certificate is revoked once the next is in force everywhere.
+        attestation: whom to ask about workloads besides the kernel.
+        sinks: identities to keep as files, and the servers that use them.
     """
 
     data_dir: Path
     socket: Path
     enrolment: EnrolmentRequest | None = None
-    authority: str | None = None
-    agents_port: int | None = None
+    api: Address | None = None
+    streams: Address | None = None
     socket_mode: int = 0o666
     socket_group: str | None = None
     timing: RenewalTiming = DEFAULT_TIMING
+    revoke_replaced: bool = False
+    attestation: AttestationSettings = NO_OTHERS
+    sinks: tuple[Sink, ...] = ()
 
 
 class Agent:
@@ -73,6 +100,9 @@ class Agent:
     Attributes:
         identities: the workload identities and the feed state.
         board: the enforcement points behind it.
+        in_force: which certificates they serve.
+        sinks: the identities kept as files.
+        staples: OCSP responses for the certificates of the identities.
         sync: the connection to the authority.
         own: its own identity.
     """
@@ -90,14 +120,15 @@ class Agent:
         self._store = IdentityStore(settings.data_dir)
         self._clock = clock or SystemClock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._giving_up: set[asyncio.Task[None]] = set()
         self._started_at: datetime | None = None
         self._authority_id = SpiffeID(membership.trust_domain, AUTHORITY_PATH)
         self.board = PointBoard()
         self._receiver = FeedReceiver(identity.spiffe_id, lambda: self._membership.feed_keys)
         self._cache = FeedCache(settings.data_dir / "feed.log")
         self._client = AuthorityClient(
-            host=settings.authority or membership.authority,
-            port=settings.agents_port or membership.agents_port,
+            api=settings.api or Address(membership.authority, membership.api_port),
+            streams=settings.streams or Address(membership.authority, membership.agents_port),
             credentials=Credentials(
                 identity=identity, authorities=membership.bundle.x509_authorities
             ),
@@ -118,6 +149,17 @@ class Agent:
             renewed=self._own_renewed,
             clock=self._clock,
             timing=settings.timing,
+            on_disk=lambda: self._store.load()[0],
+        )
+        self.in_force = InForceBoard(
+            self.identities, clock=self._clock, confirmed=self._in_force_everywhere
+        )
+        self._orders = Orders(
+            str(identity.spiffe_id),
+            state=lambda: self._receiver.state,
+            rotator=self.identities,
+            own=self.own,
+            in_force=self.in_force,
         )
         self.sync = FeedSync(
             connector=self._client,
@@ -128,17 +170,39 @@ class Agent:
             clock=self._clock,
             changed=self._feed_changed,
             reconnected=self.identities.resume,
+            rotation=self._orders,
         )
-        self._attestor = UnixAttestor(self._clock)
+        self.sinks = Sinks(
+            settings.sinks,
+            issued=self.identities,
+            board=self.board,
+            clock=self._clock,
+            in_force=self.in_force,
+        )
+        self._attestor = PeerAttestor(self._clock, attestors_of(settings.attestation))
+        self.staples = Staples(self.identities, self._client, clock=self._clock)
         self._discovery = Discovery(
             identities=self.identities,
+            staple=self.staples.staple,
             attestor=self._attestor,
             board=self.board,
             clock=self._clock,
         )
+        self._confirmation = Confirmation(self._discovery, self.in_force, clock=self._clock)
         self._server = LocalServer(
             [
-                WorkloadAPI(self.identities, self._attestor),
+                WorkloadAPI(
+                    self.identities,
+                    JWTSVIDs(self.identities, self._client, self._clock),
+                    self._attestor,
+                ),
+                EnforcementService(
+                    self.identities,
+                    self._attestor,
+                    board=self.board,
+                    clock=self._clock,
+                    in_force=self.in_force,
+                ),
                 StatusService(self._attestor, self.status),
                 *self._discovery.handlers,
             ],
@@ -183,19 +247,24 @@ class Agent:
             raise
         self._tasks = [
             _supervised("the feed", self.sync.run()),
+            _supervised("staples", self.staples.run()),
+            _supervised("staples for proxies", self._staples_changed()),
             _supervised("rotation", self.identities.run()),
+            _supervised("confirmation", self._confirmation.run()),
+            _supervised("the sinks", self.sinks.run()),
             _supervised("the agent's own renewal", self.own.run()),
         ]
 
     async def stop(self) -> None:
         """Stop serving. Workloads keep what they were given."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._giving_up]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.stop()
         await self._discovery.stop()
         await self._client.close()
-        self._attestor.close()
+        await self._attestor.close()
         self._cache.close()
 
     async def __aenter__(self) -> Self:
@@ -231,15 +300,47 @@ class Agent:
                 "not_understood": list(self._receiver.not_understood),
                 "cache_problem": self._cache.problem,
             },
+            "attestation": [
+                {"source": name, "problem": problem}
+                for name, problem in self._attestor.problems.items()
+            ],
+            "staples": {
+                "held": self.staples.count,
+                "problem": None if self.staples.problem is None else str(self.staples.problem),
+            },
             "identities": [identity_row(row) for row in self.identities.status()],
+            "sinks": [sink_row(sink) for sink in self.sinks.status()],
+            "in_force": [in_force_row(row) for row in self.in_force.rows()],
             "points": [point_row(point) for point in self.board.points()],
             "refusals": [asdict(refusal) for refusal in self.board.refusals()],
         }
 
+    async def _staples_changed(self) -> None:
+        async for _ in self.staples.changes.watch():
+            self._discovery.refresh()
+
     def _feed_changed(self, kinds: Collection[Kind]) -> None:
         self.identities.feed_changed(kinds)
+        if Kind.ROTATION in kinds:
+            self._orders.carry_out()
         if Kind.BUNDLE in kinds:
             self._use(self.own.identity)
+
+    def _in_force_everywhere(self, spiffe_id: str, serial: int) -> None:
+        if not self._settings.revoke_replaced:
+            return
+        replaced = self.identities.take_replaced(spiffe_id, serial)
+        if replaced is not None:
+            task = asyncio.create_task(self._give_up(replaced.serial))
+            self._giving_up.add(task)
+            task.add_done_callback(self._giving_up.discard)
+
+    async def _give_up(self, serial: int) -> None:
+        try:
+            await self._client.supersede([serial])
+        except LegationError as error:
+            # It expires by itself. Whoever needs more revokes it by hand.
+            _log.warning("the replaced certificate %x is not revoked: %s", serial, error)
 
     def _own_renewed(self, identity: AgentIdentity, feed_keys: tuple[bytes, ...]) -> None:
         membership = with_feed_keys(self._membership, feed_keys)

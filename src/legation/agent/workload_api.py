@@ -1,4 +1,4 @@
-"""The SPIFFE Workload API, its X.509-SVID profile.
+"""The SPIFFE Workload API: X.509-SVIDs, JWT-SVIDs and trust bundles.
 
 https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Workload_API.md
 """
@@ -8,17 +8,24 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
-from grpclib.const import Cardinality, Handler, Status
-from grpclib.exceptions import GRPCError
+from grpclib.const import Cardinality, Handler
 from grpclib.server import Stream
 
+from legation.agent.jwt_svids import JWTSVIDs
 from legation.agent.local_server import attest_peer
 from legation.agent.model import AttestedCaller, Attestor, Identities, WorkloadIdentity
-from legation.errors import InvalidInput, LimitExceeded, NotPermitted, Unavailable
+from legation.errors import (
+    InvalidInput,
+    LimitExceeded,
+    NotPermitted,
+    Unavailable,
+    VerificationError,
+)
 from legation.pki import TrustBundle, certificates_to_der
+from legation.pki.jwt_svid import check_audience
 from legation.wire.protobuf import workload_pb2 as pb
 
 SERVICE = "/SpiffeWorkloadAPI"
@@ -32,14 +39,19 @@ MAX_CRL_BYTES = 2 << 20
 # Section 4: a caller that was tricked into relaying someone's HTTP does not send this.
 _SECURITY_HEADER = "workload.spiffe.io"
 
+# Ours: asks for tokens that are bound to the caller's current certificate (RFC 8705).
+CERTIFICATE_BOUND = "legation-certificate-bound"
+
+_Request = TypeVar("_Request", bound=Message)
 _Make = Callable[[AttestedCaller], Message | None]
 
 
 class WorkloadAPI:
-    """Serves X.509-SVIDs and trust bundles to the workloads they belong to."""
+    """Serves SVIDs and trust bundles to the workloads they belong to."""
 
-    def __init__(self, identities: Identities, attestor: Attestor) -> None:
+    def __init__(self, identities: Identities, tokens: JWTSVIDs, attestor: Attestor) -> None:
         self._identities = identities
+        self._tokens = tokens
         self._attestor = attestor
         self._streams: Counter[int] = Counter()
 
@@ -56,10 +68,13 @@ class WorkloadAPI:
                 self.fetch_jwt_bundles, streaming, pb.JWTBundlesRequest, pb.JWTBundlesResponse
             ),
             f"{SERVICE}/FetchJWTSVID": Handler(
-                self.no_jwt, unary, pb.JWTSVIDRequest, pb.JWTSVIDResponse
+                self.fetch_jwt_svid, unary, pb.JWTSVIDRequest, pb.JWTSVIDResponse
             ),
             f"{SERVICE}/ValidateJWTSVID": Handler(
-                self.no_jwt, unary, pb.ValidateJWTSVIDRequest, pb.ValidateJWTSVIDResponse
+                self.validate_jwt_svid,
+                unary,
+                pb.ValidateJWTSVIDRequest,
+                pb.ValidateJWTSVIDResponse,
             ),
         }
 
@@ -81,15 +96,47 @@ class WorkloadAPI:
         """Send the JWT trust bundles, and again at each change."""
         await self._follow(stream, self._jwt_bundles)
 
-    async def no_jwt(self, stream: Stream[Any, Any]) -> NoReturn:
-        """Refuse: section 6 makes the JWT-SVID profile optional."""
-        _check_security_header(stream)
-        raise GRPCError(Status.UNIMPLEMENTED, "this agent serves X.509-SVIDs, not JWT-SVIDs")
+    async def fetch_jwt_svid(self, stream: Stream[pb.JWTSVIDRequest, pb.JWTSVIDResponse]) -> None:
+        """Send a JWT-SVID for each of the caller's identities, or for the one it asks for."""
+        request = await _request(stream)
+        caller = await attest_peer(stream, self._attestor)
+        audience = check_audience(request.audience)
+        with self._counted(caller.uid):
+            await self._until_ready(caller)
+            wanted = [
+                identity
+                for identity in self._identities.identities_for(caller)
+                if request.spiffe_id in {"", identity.spiffe_id}
+            ]
+            if not wanted:
+                raise _no_identity()
+            bound = _says(stream, CERTIFICATE_BOUND)
+            fetched = [
+                pb.JWTSVID(
+                    spiffe_id=identity.spiffe_id,
+                    svid=await self._tokens.fetch(identity, audience, bound=bound),
+                )
+                for identity in wanted
+            ]
+        await stream.send_message(pb.JWTSVIDResponse(svids=fetched))
+
+    async def validate_jwt_svid(
+        self, stream: Stream[pb.ValidateJWTSVIDRequest, pb.ValidateJWTSVIDResponse]
+    ) -> None:
+        """Check a token of this trust domain, or of a federated one, for the caller."""
+        request = await _request(stream)
+        await attest_peer(stream, self._attestor)
+        try:
+            found = self._tokens.validate(request.svid, audience=request.audience)
+        except VerificationError as error:
+            # Clients tell a token that does not hold by INVALID_ARGUMENT.
+            raise InvalidInput(error.message, remedy=error.remedy) from None
+        answer = pb.ValidateJWTSVIDResponse(spiffe_id=str(found.spiffe_id))
+        answer.claims.update(found.claims)
+        await stream.send_message(answer)
 
     async def _follow(self, stream: Stream[Any, Any], make: _Make) -> None:
-        _check_security_header(stream)
-        if await stream.recv_message() is None:
-            raise InvalidInput("a call without a request")
+        await _request(stream)
         caller = await attest_peer(stream, self._attestor)
         with self._counted(caller.uid):
             await self._until_ready(caller)
@@ -187,18 +234,35 @@ class WorkloadAPI:
 def _made(make: _Make, caller: AttestedCaller) -> tuple[Message, bytes]:
     message = make(caller)
     if message is None:
-        raise NotPermitted(
-            "no identity is issued to this process",
-            remedy="compare its selectors with the entries: `legation entry list`",
-        )
+        raise _no_identity()
     return message, message.SerializeToString(deterministic=True)
 
 
-def _check_security_header(stream: Stream[Any, Any]) -> None:
-    if stream.metadata is None or stream.metadata.getall(_SECURITY_HEADER, []) != ["true"]:
+def _no_identity() -> NotPermitted:
+    return NotPermitted(
+        "no identity is issued to this process",
+        remedy="compare its selectors with the entries: `legation entry list`",
+    )
+
+
+async def _request(stream: Stream[_Request, Any]) -> _Request:
+    """Return the request of a call.
+
+    Raises:
+        InvalidInput: there is none, or the security header is missing.
+    """
+    if not _says(stream, _SECURITY_HEADER):
         raise InvalidInput(
             "the security header is missing", remedy=f"send the metadata {_SECURITY_HEADER}: true"
         )
+    request = await stream.recv_message()
+    if request is None:
+        raise InvalidInput("a call without a request")
+    return request
+
+
+def _says(stream: Stream[Any, Any], name: str) -> bool:
+    return stream.metadata is not None and stream.metadata.getall(name, []) == ["true"]
 
 
 def _svid(identity: WorkloadIdentity, bundle: bytes) -> pb.X509SVID:

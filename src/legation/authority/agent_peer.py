@@ -1,13 +1,14 @@
-"""Who is on the other end of a gRPC call, and how errors go back to it."""
+"""Which agent is at the other end of a connection, and whether it may be.
 
-import logging
-from collections.abc import Awaitable, Mapping, Sequence
+Agents come in over HTTPS and over gRPC. Both hand out the certificate that TLS has
+verified as PEM text; everything from there on is decided here, once.
+"""
+
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
-import grpc
 from cryptography import x509
 from google.protobuf.message import DecodeError, Message
 
@@ -17,24 +18,11 @@ from legation.authority.propagation import PropagationBoard
 from legation.authority.settings import AuthoritySettings
 from legation.causes import Cause
 from legation.clock import Clock, to_rfc3339
-from legation.errors import (
-    InternalError,
-    InvalidInput,
-    LegationError,
-    NotAuthenticated,
-    NotPermitted,
-    outcome_of,
-)
+from legation.errors import InvalidInput, NotAuthenticated, NotPermitted
 from legation.pki import SpiffeID
 from legation.wire.feed import FeedState
 
-# Trailing metadata that carries what a gRPC status cannot: the error's code and remedy.
-CODE_KEY = "legation-code"
-REMEDY_KEY = "legation-remedy-bin"
-
-T = TypeVar("T")
 M = TypeVar("M", bound=Message)
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +33,16 @@ class PeerCertificate:
     serial: int
     not_after: datetime
 
+    @property
+    def caller(self) -> AgentCaller:
+        """The peer as the services know it."""
+        return AgentCaller(spiffe_id=self.spiffe_id, serial=self.serial)
+
 
 class AgentGate:
     """Lets enrolled agents in: on every call, whatever the connection was let in with.
 
-    gRPC has verified the chain when the connection began. Since then the certificate may
+    TLS has verified the chain when the connection began. Since then the certificate may
     have expired or been revoked, and a resumed connection was not verified again at all.
     """
 
@@ -66,29 +59,23 @@ class AgentGate:
         self._settings = settings
         self._clock = clock
 
-    def authenticate(self, context: Mapping[str, Sequence[bytes]]) -> PeerCertificate:
+    def authenticate(self, certificate_pem: str | None) -> PeerCertificate:
         """Return the calling agent's certificate.
 
         Args:
-            context: what gRPC knows of the connection.
+            certificate_pem: the leaf that TLS 1.3 has verified, or None if there was none.
 
         Raises:
             NotAuthenticated: no certificate, or an expired, revoked or banned one, or an
-                agent that never joined, or not TLS 1.3.
+                agent that never joined.
             NotPermitted: a valid certificate that is no agent's.
         """
-        # gRPC for Python cannot refuse TLS 1.2 in the handshake.
-        if list(context.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
-            raise NotAuthenticated(
-                Cause.PROTOCOL_VERSION.explanation, remedy=Cause.PROTOCOL_VERSION.remedy
-            )
-        certificates = context.get("x509_pem_cert", ())
-        if not certificates:
+        if not certificate_pem:
             raise NotAuthenticated(
                 Cause.NO_CLIENT_CERTIFICATE.explanation,
                 remedy=Cause.NO_CLIENT_CERTIFICATE.remedy,
             )
-        peer = _peer(bytes(certificates[0]))
+        peer = _peer(certificate_pem)
         self.check(peer)
         return peer
 
@@ -120,11 +107,6 @@ class AgentGate:
             )
 
 
-def caller_of(peer: PeerCertificate) -> AgentCaller:
-    """Return the peer as the services know it."""
-    return AgentCaller(spiffe_id=peer.spiffe_id, serial=peer.serial)
-
-
 def decoded(kind: type[M], data: bytes) -> M:
     """Read a message.
 
@@ -137,35 +119,12 @@ def decoded(kind: type[M], data: bytes) -> M:
         raise InvalidInput(f"these bytes are not of the type {kind.__name__}") from None
 
 
-async def answered(context: grpc.aio.ServicerContext, work: Awaitable[T]) -> T:
-    """Await `work`; turn what it raises into a gRPC status. The one place that does."""
-    try:
-        return await work
-    except LegationError as error:
-        await abort(context, error)
-    except grpc.aio.AbortError:
-        raise
-    except Exception:
-        _log.exception("a request of an agent failed")
-        await abort(context, InternalError("the authority failed", remedy="see its log"))
-
-
-async def abort(context: grpc.aio.ServicerContext, error: LegationError) -> NoReturn:
-    """End a call with an error: status, message, and code and remedy as trailing metadata."""
-    metadata: list[tuple[str, str | bytes]] = [(CODE_KEY, error.code)]
-    if error.remedy:
-        metadata.append((REMEDY_KEY, error.remedy.encode()))
-    await context.abort(
-        grpc.StatusCode[outcome_of(error).grpc], error.message, trailing_metadata=tuple(metadata)
-    )
-    raise AssertionError("abort returned")
-
-
-# One entry a connection, or a few after renewals.
+# One entry a connection, or a few after renewals; a connection presents the same text
+# with each of its requests.
 @lru_cache(maxsize=4096)
-def _peer(pem: bytes) -> PeerCertificate:
+def _peer(certificate_pem: str) -> PeerCertificate:
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
+        certificate = x509.load_pem_x509_certificate(certificate_pem.encode("ascii"))
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):
         raise NotAuthenticated("the client certificate has no SPIFFE ID") from None

@@ -50,6 +50,7 @@ class Certifier:
     Attributes:
         issuer: the issuing CA that signs.
         intermediates: the DER certificates that follow a leaf, without the root.
+        own_keys: fingerprints of the CA keys.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Certifier:
         self._serials = serials
         self._settings = settings
         self._clock = clock
-        self._own_keys = frozenset(
+        self.own_keys = frozenset(
             key_fingerprint(certificate.public_key())  # type: ignore[arg-type] # our own CAs
             for certificate in authorities
         )
@@ -88,6 +89,7 @@ class Certifier:
         self._validity = lru_cache(maxsize=64)(self._validity_of)
         self._within = (issuer.certificate.not_valid_before_utc, issuer.not_after)
         self._issuer_url = settings.issuer_url(self._key_id)
+        self._ocsp_url = settings.ocsp_url
 
     def chain(self, certificate: Issuance) -> tuple[bytes, ...]:
         """Return what the requester receives: DER, leaf first, without the root."""
@@ -112,7 +114,7 @@ class Certifier:
             Unavailable: the issuer is over.
         """
         fingerprint = key_fingerprint(order.public_key)
-        if fingerprint in self._own_keys:
+        if fingerprint in self.own_keys:
             raise NotPermitted("this is the key of a certificate authority")
         now = self._clock.now().replace(microsecond=0)
         validity, time = self._validity(now, order.lifetime_s)
@@ -124,6 +126,8 @@ class Certifier:
             serial=serial,
             validity=validity,
             crl_url=self._crl_url(shard_of(serial)),
+            # Nobody asks a responder about itself (RFC 6960, section 4.2.2.2.1).
+            ocsp_url=None if order.profile.ocsp_no_check else self._ocsp_url,
             issuer_url=self._issuer_url,
         )
         record = IssuedRecord(

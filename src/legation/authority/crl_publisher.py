@@ -2,49 +2,38 @@
 
 A list past its nextUpdate makes verifiers refuse everyone, so a fresh one is out long
 before. Revoking never waits for a list: the feed tells agents at once, this follows. A
-burst of revocations makes one list, and only of the shard that changed.
+burst of revocations makes one list, and only of the shard that changed. Lists are made in a
+thread, one at a time, and those in which something is revoked go before those that only age.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from legation.authority.crl_lists import (
+    Lists,
+    Place,
+    compact_set,
+    next_lists,
+    places,
+    published,
+    shard_count,
+    shard_url,
+    unexpired_at,
+)
 from legation.authority.events import CRLFailed, CRLPublished, EventBus
 from legation.authority.serials import shard_of
 from legation.authority.settings import AuthoritySettings
-from legation.authority.store import (
-    AuditDraft,
-    CommittedEvent,
-    CRLStore,
-    EventDraft,
-    RevokedRow,
-    StoredCRL,
-)
+from legation.authority.store import AuditDraft, CommittedEvent, CRLStore
 from legation.clock import Clock
 from legation.errors import InvalidInput, LegationError, NotFound
-from legation.pki import (
-    Issuer,
-    RevocationList,
-    RevokedEntry,
-    build_crl,
-    check_successor,
-)
-from legation.wire.feed import Kind, PublishedCRL, Revocation
+from legation.pki import Issuer
+from legation.wire.feed import FeedSigner, Kind, Revocation
 
-MAX_INLINE = 512 << 10  # bytes of a list that travels in the feed itself
 _COALESCE_S = 0.05
 _RETRY_S = 2.0
 _TICK_S = 30.0
-
-Place = tuple[str, int]  # (issuer key id in hexadecimal, shard)
-
-
-@dataclass(slots=True)
-class _Shard:
-    issuer: Issuer
-    der: bytes = field(repr=False)
-    current: RevocationList = field(repr=False)
+_AGED_AT_ONCE = 8  # lists that only age, before another look at what was revoked meanwhile
 
 
 class CRLPublisher:
@@ -59,40 +48,54 @@ class CRLPublisher:
         clock: Clock,
         events: EventBus,
         actor: str,
+        signer: FeedSigner | None = None,
     ) -> None:
-        """Publish for `issuers`, by key id in hexadecimal; `actor` stands in the audit log."""
+        """Publish for `issuers`, by key id in hexadecimal.
+
+        Args:
+            store: where lists are kept.
+            issuers: whose lists.
+            settings: how often, how many and where.
+            clock: the time.
+            events: who hears of it.
+            actor: who stands in the audit log.
+            signer: signs compact sets; without it there are none.
+        """
         self._store = store
         self._issuers = issuers
         self._settings = settings
         self._clock = clock
         self._events = events
         self._actor = actor
-        self._shards: dict[Place, _Shard] = {}
+        self._signer = signer if settings.crl_compact else None
+        self._lists: dict[Place, Lists] = {}
+        self._compact: dict[Place, tuple[int, bytes]] = {}  # with the list's number
         self._dirty: set[Place] = set()
         self._wakeup = asyncio.Event()
 
     async def load(self) -> None:
-        """Take up the lists that the store holds.
+        """Take up the lists that the store holds, and what they lack.
 
         Raises:
             InvalidInput: the certificates that are out there name other lists than the
                 settings do, so some of them would be covered by none.
         """
-        for crl in await self._store.crls():
-            issuer = self._issuers.get(crl.issuer)
+        for stored in await self._store.crls():
+            issuer = self._issuers.get(stored.issuer)
             if issuer is None:
                 continue
-            current = RevocationList.from_der(crl.der)
-            wanted = shard_url(issuer, crl.shard, self._settings)
-            if crl.shard >= shard_count(issuer, self._settings) or current.shard_url != wanted:
+            lists = Lists.from_stored(stored)
+            wanted = shard_url(issuer, stored.shard, self._settings)
+            found = lists.whole.shard_url
+            if stored.shard >= shard_count(issuer, self._settings) or found != wanted:
                 raise InvalidInput(
                     f"certificates of this authority name the revocation list "
-                    f"{current.shard_url or 'of their issuer as a whole'}",
+                    f"{found or 'of their issuer as a whole'}",
                     remedy="set crl.shards and status_url to what they were at the beginning",
                 )
-            self._shards[crl.issuer, crl.shard] = _Shard(
-                issuer=issuer, der=crl.der, current=current
-            )
+            self._lists[lists.place] = lists
+        # Revoked, and then this process ended before the list was out.
+        self._dirty |= await self._store.unlisted() & self._lists.keys()
 
     def crl(self, issuer: str, shard: int) -> bytes:
         """Return the newest list, DER.
@@ -100,33 +103,66 @@ class CRLPublisher:
         Raises:
             NotFound: no such issuer or shard.
         """
-        held = self._shards.get((issuer, shard))
+        return self._held(issuer, shard).whole.der
+
+    def delta_crl(self, issuer: str, shard: int) -> bytes:
+        """Return the newest delta list, DER.
+
+        Raises:
+            NotFound: no such issuer or shard, or no delta lists.
+        """
+        delta = self._held(issuer, shard).delta
+        if delta is None:
+            raise NotFound("there is no delta revocation list")
+        return delta.der
+
+    async def compact_set(self, issuer: str, shard: int) -> bytes:
+        """Return the newest compact set, signed.
+
+        Raises:
+            NotFound: no such issuer or shard, or no compact sets.
+        """
+        held = self._held(issuer, shard)
+        if self._signer is None:
+            raise NotFound("there is no compact revoked set")
+        number, document = self._compact.get(held.place, (-1, b""))
+        if number != held.whole.number:  # since a restart nothing was published
+            document = await asyncio.to_thread(compact_set, held, self._signer)
+            self._compact[held.place] = held.whole.number, document
+        return document
+
+    def _held(self, issuer: str, shard: int) -> Lists:
+        held = self._lists.get((issuer, shard))
         if held is None:
             raise NotFound(f"there is no revocation list {shard} of the issuer {issuer[:64]!a}")
-        return held.der
+        return held
 
     def next_update(self) -> datetime | None:
         """Return when the first of the lists runs out."""
-        return min((held.current.next_update for held in self._shards.values()), default=None)
+        return min((held.whole.next_update for held in self._lists.values()), default=None)
 
     def listen(self, committed: CommittedEvent) -> None:
         """Note what a revocation event changes; called for every event of the feed."""
         event = committed.event
-        if event.kind is Kind.REVOCATION and event.value is not None:
-            revocation = Revocation.from_value(event.value)
-            shard = shard_of(revocation.serial)
-            self._dirty.add((revocation.issuer, shard))
-            self._wakeup.set()
+        if event.kind is not Kind.REVOCATION:
+            return
+        shard = shard_of(int(event.key, 16))
+        if event.value is not None:
+            self._dirty.add((Revocation.from_value(event.value).issuer, shard))
+        else:  # released from hold; whose it was the event does not say
+            self._dirty |= {place for place in self._lists if place[1] == shard}
+        self._wakeup.set()
 
     async def run(self) -> None:
         """Publish until cancelled."""
         while True:
-            self._dirty |= self._due()
-            if not self._dirty:
+            aged = self._aged()
+            if not self._dirty and not aged:
                 await self._idle()
                 continue
             await asyncio.sleep(_COALESCE_S)
-            batch, self._dirty = self._dirty, set()
+            revoked, self._dirty = self._dirty, set()
+            batch = [*revoked, *(place for place in aged[:_AGED_AT_ONCE] if place not in revoked)]
             if failed := {place for place in batch if not await self._try(place)}:
                 self._dirty |= failed
                 await asyncio.sleep(_RETRY_S)
@@ -138,25 +174,29 @@ class CRLPublisher:
             LegationError: nothing was published.
         """
         begun = self._clock.monotonic()
-        held = self._shards.get(place)
-        issuer = self._issuers[place[0]]
-        now = self._clock.now()
-        rows = await self._store.revoked(
-            *place,
-            # RFC 5280, section 3.3: an entry stays until it was on one list issued after the
-            # certificate's end. One validity is longer than any pause between two lists.
-            unexpired_at=now - timedelta(seconds=self._settings.crl_validity_s),
-        )
-        der, new = await asyncio.to_thread(
-            next_list,
-            issuer,
+        held, now, settings = self._lists.get(place), self._clock.now(), self._settings
+        # Before the rows are read: what is revoked in between is in the list or after it.
+        position = await self._store.position()
+        rows = await self._store.revoked(*place, unexpired_at=unexpired_at(held, now, settings))
+        lists = await asyncio.to_thread(
+            next_lists,
+            self._issuers[place[0]],
+            place[1],
             rows,
-            previous=held.current if held else None,
+            held=held,
             at=now,
-            settings=self._settings,
-            shard=place[1],
+            settings=settings,
         )
-        crl, draft = published(place, der, new, url=self._settings.crl_url(*place) or "")
+        compact = None
+        if self._signer is not None:
+            compact = await asyncio.to_thread(compact_set, lists, self._signer)
+        crl, draft = published(
+            lists,
+            settings=settings,
+            revision=position.revision,
+            compact=compact,
+            others=sum(len(h.whole.der) for p, h in self._lists.items() if p != place),
+        )
         audit = AuditDraft(
             time=now,
             actor=self._actor,
@@ -165,14 +205,16 @@ class CRLPublisher:
             detail={"number": crl.number, "entries": len(rows)},
         )
         await self._store.publish_crl(crl, draft, audit=audit)
-        self._shards[place] = _Shard(issuer=issuer, der=der, current=new)
+        self._lists[place] = lists
+        if compact is not None:
+            self._compact[place] = crl.number, compact
         self._events.emit(
             CRLPublished(
                 issuer=place[0],
                 shard=place[1],
-                number=new.number,
+                number=crl.number,
                 entries=len(rows),
-                size=len(der),
+                size=len(crl.der),
                 duration_s=self._clock.monotonic() - begun,
             )
         )
@@ -185,16 +227,18 @@ class CRLPublisher:
             return False
         return True
 
-    def _due(self) -> set[Place]:
-        """Return what has no list yet, or whose list should be followed by another."""
+    def _aged(self) -> list[Place]:
+        """Return what has no list yet, and whose list should be followed by another, in order."""
         now = self._clock.now()
         refresh = timedelta(seconds=self._settings.refresh_s)
-        return {
-            place
-            for place in places(self._issuers.values(), self._settings)
-            if (held := self._shards.get(place)) is None
-            or held.current.this_update + refresh <= now
-        }
+        missing, aged = [], []
+        for place in places(self._issuers.values(), self._settings):
+            held = self._lists.get(place)
+            if held is None:
+                missing.append(place)
+            elif held.whole.this_update + refresh <= now:
+                aged.append((held.whole.this_update, place))
+        return [*sorted(missing), *(place for _, place in sorted(aged))]
 
     async def _idle(self) -> None:
         """Wait for a revocation, or for the time to look at the clock again."""
@@ -204,81 +248,3 @@ class CRLPublisher:
                 await self._wakeup.wait()
         except TimeoutError:
             return
-
-
-def is_root(issuer: Issuer) -> bool:
-    """Tell whether an issuer is its own."""
-    return issuer.certificate.subject == issuer.certificate.issuer
-
-
-def shard_count(issuer: Issuer, settings: AuthoritySettings) -> int:
-    """Return how many lists an issuer has. A root certifies a handful of issuers: one."""
-    return 1 if is_root(issuer) else settings.crl_shards
-
-
-def shard_url(issuer: Issuer, shard: int, settings: AuthoritySettings) -> str | None:
-    """Return the URL by which a list names its shard; None if it covers the whole issuer."""
-    if shard_count(issuer, settings) == 1:
-        return None
-    return settings.crl_url(issuer.key_id_hex, shard)
-
-
-def places(issuers: Iterable[Issuer], settings: AuthoritySettings) -> set[Place]:
-    """Return every issuer and shard that must have a list."""
-    return {
-        (issuer.key_id_hex, shard)
-        for issuer in issuers
-        for shard in range(shard_count(issuer, settings))
-    }
-
-
-def next_list(
-    issuer: Issuer,
-    rows: Iterable[RevokedRow],
-    *,
-    previous: RevocationList | None,
-    at: datetime,
-    settings: AuthoritySettings,
-    shard: int,
-) -> tuple[bytes, RevocationList]:
-    """Make the list that follows `previous`, and hold it against the gate.
-
-    Raises:
-        VerificationError, Conflict: it must not be published.
-    """
-    der = build_crl(
-        issuer,
-        [RevokedEntry(row.serial, row.revoked_at, row.reason) for row in rows],
-        number=previous.number + 1 if previous else 1,
-        this_update=at,
-        next_update=at + timedelta(seconds=settings.crl_validity_s),
-        shard_url=shard_url(issuer, shard, settings),
-    )
-    new = RevocationList.from_der(der)
-    check_successor(previous, new, issuer.certificate, at)
-    return der, new
-
-
-def published(
-    place: Place, der: bytes, new: RevocationList, *, url: str
-) -> tuple[StoredCRL, EventDraft]:
-    """Return a list as the store and the feed know it."""
-    issuer, shard = place
-    stored = StoredCRL(
-        issuer=issuer,
-        shard=shard,
-        number=new.number,
-        this_update=new.this_update,
-        next_update=new.next_update,
-        der=der,
-    )
-    value = PublishedCRL(
-        issuer=issuer,
-        shard=shard,
-        number=new.number,
-        this_update=new.this_update,
-        next_update=new.next_update,
-        url=url,
-        der=der if len(der) <= MAX_INLINE else None,
-    )
-    return stored, EventDraft(kind=Kind.CRL, key=value.key, value=value.to_value())

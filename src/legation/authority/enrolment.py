@@ -1,17 +1,19 @@
-"""How agents join: an operator makes a token, the agent spends it once."""
+"""How agents join: an operator makes a token, or the configuration says what evidence counts."""
 
-import hmac
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, NoReturn
 
+from legation.authority.attestation.challenges import Challenges
+from legation.authority.attestation.node import AttestedNode, NodeAttestor
+from legation.authority.attestation.refusal import EvidenceRefused
 from legation.authority.certifier import Certifier, Order, agreed_subject
 from legation.authority.entries import require_agent
 from legation.authority.events import Enrolled, EventBus, Refused
-from legation.authority.join_token import ASK_AGAIN, new_token, token_digest, token_refusal
-from legation.authority.model import Actor, Enrolment, JoinToken
+from legation.authority.join_token import new_token, token_digest
+from legation.authority.model import Actor, Challenge, Enrolment, Evidence, JoinToken
 from legation.authority.moments import stamp
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, EnrolledAgent, EnrolmentStore
@@ -127,14 +129,18 @@ class Enrolments:
         settings: AuthoritySettings,
         clock: Clock,
         events: EventBus,
+        attestors: Mapping[str, NodeAttestor],
+        challenges: Challenges,
         welcome: Callable[[], Welcome],
         joined: Joined,
     ) -> None:
         """Let agents join.
 
         Args:
-            store: tokens and agents.
+            store: where agents are recorded.
             certifier: signs.
+            attestors: who judges which kind of evidence.
+            challenges: makes nonces.
             settings: lifetimes and names.
             clock: tells the time.
             events: hears of every attempt.
@@ -146,37 +152,46 @@ class Enrolments:
         self._settings = settings
         self._clock = clock
         self._events = events
+        self._attestors = attestors
+        self._challenges = challenges
         self._welcome = welcome
         self._joined = joined
         self._failures = _Bucket(clock, per_s=_FAILURES_PER_S, burst=_FAILURE_BURST)
 
-    async def enrol(self, token: str, csr: bytes) -> Enrolment:
-        """Spend a token for an agent's first certificate.
+    def challenge(self) -> Challenge:
+        """Return a nonce for evidence that is a signature."""
+        nonce, end = self._challenges.new(stamp(self._clock))
+        return Challenge(nonce=nonce, expires_at=end)
+
+    async def enrol(self, evidence: Evidence, csr: bytes) -> Enrolment:
+        """Take evidence for an agent's first certificate.
 
         Raises:
-            NotAuthenticated: no such token, or it was used, has expired or was withdrawn.
-            InvalidInput: the request is not acceptable; the token is not spent.
+            NotAuthenticated: the evidence lets nobody in, or was used up before.
+            InvalidInput: the request is not acceptable; nothing is used up.
             NotPermitted: the agent is banned.
-            Unavailable: too many attempts fail at the moment.
+            Unavailable: too many attempts fail at the moment, or whoever vouches for the
+                evidence cannot be asked.
         """
         try:
-            return await self._enrol(token, csr)
+            return await self._enrol(evidence, csr)
         except NotAuthenticated as error:
             self._refuse(error)
         except LegationError as error:
             self._emit(error)
             raise
 
-    async def _enrol(self, token: str, csr: bytes) -> Enrolment:
+    async def _enrol(self, evidence: Evidence, csr: bytes) -> Enrolment:
         at = stamp(self._clock)
-        found = await self._find(token, at)
+        node = await self._attest(evidence, csr)
+        require_agent(node.agent, self._settings)
         request = CertificateRequest.from_der(csr)
-        name = str(found.agent)
+        name = str(node.agent)
         order = Order(
             profile=AGENT,
             subject=agreed_subject(
                 request,
-                Subject(spiffe_id=found.agent),
+                Subject(spiffe_id=node.agent),
                 trust_domain=self._settings.trust_domain,
             ),
             public_key=request.public_key,
@@ -184,13 +199,19 @@ class Enrolments:
             requester=name,
         )
         certificate = await self._certifier.certify_one(order)
-        agent = EnrolledAgent(spiffe_id=found.agent, enrolled_at=at, token_id=found.id)
+        agent = EnrolledAgent(spiffe_id=node.agent, enrolled_at=at, evidence=node.evidence)
         audit = AuditDraft(
-            time=at, actor=name, action="agent.enrol", subject=name, detail={"token": found.id}
+            time=at,
+            actor=name,
+            action="agent.enrol",
+            subject=name,
+            detail={"evidence": node.evidence, **node.facts},
         )
-        await self._store.enrol(agent, certificate, at=at, audit=audit)
+        await self._store.enrol(agent, certificate, spend=node.spend, at=at, audit=audit)
         self._joined(agent)
-        self._events.emit(Enrolled(agent=name, serial=certificate.record.serial, token_id=found.id))
+        self._events.emit(
+            Enrolled(agent=name, serial=certificate.record.serial, evidence=node.evidence)
+        )
         welcome = self._welcome()
         return Enrolment(
             chain=self._certifier.chain(certificate),
@@ -200,15 +221,16 @@ class Enrolments:
             agents_port=welcome.agents_port,
         )
 
-    async def _find(self, token: str, at: datetime) -> JoinToken:
-        wanted = token_digest(token)
-        match await self._store.find_token(wanted):
-            case JoinToken() as found, bytes() as kept if hmac.compare_digest(kept, wanted):
-                if refusal := token_refusal(found, at):
-                    raise refusal
-                return found
-            case _:
-                raise NotAuthenticated("no such join token", remedy=ASK_AGAIN)
+    async def _attest(self, evidence: Evidence, csr: bytes) -> AttestedNode:
+        attestor = self._attestors.get(evidence.kind)
+        if attestor is None:
+            known = ", ".join(self._attestors)
+            raise EvidenceRefused(
+                Cause.UNKNOWN_ISSUER,
+                f"this authority accepts no {evidence.kind[:40]!a} to enrol",
+                remedy=f"use one of: {known}; or configure it in the authority's `attestation`",
+            )
+        return await attestor.attest(evidence.document, csr=csr, at=stamp(self._clock))
 
     def _refuse(self, error: NotAuthenticated) -> NoReturn:
         if not self._failures.take():

@@ -24,6 +24,22 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenIssued:
+    """A JWT-SVID left."""
+
+    requester: str
+    spiffe_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JWTKeysChanged:
+    """Keys that sign JWT-SVIDs came or went."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """A request was turned down."""
 
@@ -39,7 +55,7 @@ class Enrolled:
 
     agent: str
     serial: int
-    token_id: str
+    evidence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +67,35 @@ class Revoked:
     banned: str | None
     reason: str
     revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """What was on hold is let in again."""
+
+    actor: str
+    serials: tuple[int, ...]
+    unbanned: str | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationAsked:
+    """A revocation waits for a second operator."""
+
+    actor: str
+    request: str
+    scope: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationRejected:
+    """A revocation that waited was turned down, or taken back."""
+
+    actor: str
+    request: str
+    scope: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +169,39 @@ class HandshakesRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateNotInForce:
+    """A point does not serve the certificate that was issued for it."""
+
+    agent: str
+    point: str
+    spiffe_id: str
+    serial: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateInForce:
+    """A point that did not serve what was issued for it does so now."""
+
+    agent: str
+    point: str
+    spiffe_id: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingCertificateRenewed:
     """The authority serves with a new certificate of its own."""
 
+    serial: int
+    not_after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OCSPResponderCertified:
+    """An issuer's OCSP responses are signed with a new delegated key."""
+
+    issuer: str
     serial: int
     not_after: str
 
@@ -139,11 +214,46 @@ class FeedCompacted:
     horizon: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What had had its time was forgotten."""
+
+    certificates: int
+    tokens: int
+    audit_entries: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillHeld:
+    """A drill found every point refusing what it must."""
+
+    drill: int
+    actor: str
+    targets: int
+    slowest_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillFailed:
+    """A drill found points that do not refuse what they must, or could not be drilled."""
+
+    drill: int
+    actor: str
+    targets: int
+    findings: tuple[str, ...]  # "host:port kind outcome"
+
+
 AuthorityEvent: TypeAlias = (
     Issued
+    | TokenIssued
+    | JWTKeysChanged
     | Refused
     | Enrolled
     | Revoked
+    | Released
+    | RevocationAsked
+    | RevocationRejected
     | BanLifted
     | CRLPublished
     | CRLFailed
@@ -151,8 +261,14 @@ AuthorityEvent: TypeAlias = (
     | AgentDisconnected
     | FeedWentBack
     | HandshakesRefused
+    | CertificateNotInForce
+    | CertificateInForce
     | ServingCertificateRenewed
+    | OCSPResponderCertified
     | FeedCompacted
+    | Pruned
+    | DrillHeld
+    | DrillFailed
 )
 Subscriber: TypeAlias = Callable[[AuthorityEvent], None]
 
@@ -190,11 +306,15 @@ class EventLog:
 
 
 _LEVELS = {
+    TokenIssued: logging.DEBUG,
     Issued: logging.DEBUG,  # thousands a second; the audit log has each of them
     Refused: logging.WARNING,
     CRLFailed: logging.WARNING,
+    RevocationAsked: logging.WARNING,
     FeedWentBack: logging.ERROR,
     HandshakesRefused: logging.WARNING,
+    CertificateNotInForce: logging.ERROR,
+    DrillFailed: logging.ERROR,
 }
 _MAX_SERIALS = 16  # in one line
 

@@ -93,6 +93,7 @@ class HTTPServer:
             self._application,
             # Protocols are made by _Server; "none" and "off" keep uvicorn from guessing others.
             http=HttpToolsProtocol,
+            interface="asgi3",
             ws="none",
             lifespan="off",
             log_config=None,
@@ -218,11 +219,12 @@ class ConnectionProtocol(HttpToolsProtocol):
         self.lost.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        # Bytes that start no request (line ends, the rest of a body that was refused) must
-        # not keep a connection open: uvicorn's idle timer ends with the first of them.
+        super().data_received(data)
+        # A head that is not complete yet has a time. Bytes that start no request (line ends,
+        # the rest of a body that was refused) must not keep a connection open either:
+        # uvicorn's idle timer ends with the first of them.
         if self._idle:
             self._start_head_timer()
-        super().data_received(data)
 
     # parser; an exception raised here makes the parser fail, and `send_400_response` answer
 

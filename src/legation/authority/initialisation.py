@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.authority.certifier import Certifier, validity_around
-from legation.authority.crl_publisher import next_list, places, published
+from legation.authority.crl_lists import next_lists, places, published
 from legation.authority.keystore import (
     FEED_KEY,
     ISSUING_KEY,
+    JWT_KEY,
     ROOT_KEY,
     SALT_SIZE,
     KeyEncryptionKey,
@@ -98,10 +99,12 @@ async def initialise(
     at = stamp(clock)
     salt = secrets.token_bytes(SALT_SIZE)
     root = _root(settings, at)
+    jwt_key = generate_key(settings.jwt_key_algorithm)
     made = _Made(
         root=root,
         issuing=_issuing(root, settings, at),
         feed_key=Ed25519PrivateKey.generate(),
+        jwt_key=jwt_key,
         administrator=Operator(
             spiffe_id=operator_id(settings.trust_domain, operator.name),
             role=Role.ADMIN,
@@ -110,6 +113,7 @@ async def initialise(
         bundle=TrustBundle(
             settings.trust_domain,
             (root.certificate,),
+            jwt_authorities={key_id(jwt_key.public_key()).hex(): jwt_key.public_key()},
             sequence=1,
             refresh_hint_s=_REFRESH_HINT_S,
         ),
@@ -137,6 +141,7 @@ class _Made:
     root: Issuer
     issuing: Issuer
     feed_key: Ed25519PrivateKey
+    jwt_key: PrivateKey
     administrator: Operator
     bundle: TrustBundle
 
@@ -153,6 +158,7 @@ def _initial_state(
     root, issuing = made.root, made.issuing
     lists = _empty_lists((root, issuing), settings, at)
     feed_key_id = key_id(made.feed_key.public_key()).hex()
+    jwt_key_id = key_id(made.jwt_key.public_key()).hex()
     bundle = EventDraft(
         kind=Kind.BUNDLE, key=settings.trust_domain.name, value=made.bundle.to_document()
     )
@@ -162,6 +168,7 @@ def _initial_state(
             keys.wrap(root.key_id_hex, ROOT_KEY, root.private_key, at=at),
             keys.wrap(issuing.key_id_hex, ISSUING_KEY, issuing.private_key, at=at),
             keys.wrap(feed_key_id, FEED_KEY, made.feed_key, at=at),
+            keys.wrap(jwt_key_id, JWT_KEY, made.jwt_key, at=at),
         ),
         issuers=(
             _issuer_record(root, ROOT_KEY, at),
@@ -260,10 +267,8 @@ def _empty_lists(
     lists = []
     for issuer in issuers:
         for place in sorted(places((issuer,), settings)):
-            der, new = next_list(
-                issuer, (), previous=None, at=at, settings=settings, shard=place[1]
-            )
-            lists.append(published(place, der, new, url=settings.crl_url(*place) or ""))
+            first = next_lists(issuer, place[1], (), held=None, at=at, settings=settings)
+            lists.append(published(first, settings=settings))
     return lists
 
 

@@ -34,6 +34,7 @@ from legation.errors import (
 )
 from legation.pki import CertificateRequest, SpiffeID, Subject, algorithm_of
 from legation.pki.profiles import AGENT, WORKLOAD
+from legation.wire.feed import FeedState, WorkloadEntry
 
 _AT_ONCE = 8  # certificates that are not worth a turn of the event loop
 _OVERLOADED = "try again in a second"
@@ -168,15 +169,7 @@ class IssuanceService:
             return error
 
     def _order(self, agent: str, entry_id: str, csr: bytes) -> Order:
-        entry = self._hub.state.entries.get(entry_id)
-        if entry is None or agent not in entry.agents:  # step 2
-            # One answer for both: an agent learns nothing about entries that are not its own.
-            raise NotFound(
-                f"no entry {entry_id[:64]!a} is delegated to {agent}",
-                remedy="check the entry's agents: `legation entry show`",
-            )
-        if entry.spiffe_id in self._hub.state.bans:  # step 3
-            raise _banned(entry.spiffe_id)
+        entry = entry_for(self._hub.state, agent, entry_id)  # steps 2 and 3
         request = CertificateRequest.from_der(csr)  # step 4
         algorithm = algorithm_of(request.public_key)
         if algorithm != entry.key_algorithm:
@@ -188,7 +181,7 @@ class IssuanceService:
             profile=WORKLOAD,
             subject=agreed_subject(
                 request,
-                _subject(entry.spiffe_id, entry.dns_names),
+                _subject(entry.spiffe_id, entry.dns_names, entry.common_name),
                 trust_domain=self._settings.trust_domain,
             ),
             public_key=request.public_key,
@@ -211,7 +204,7 @@ class IssuanceService:
             return
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, Issuance) and outcome.record.serial in refused:
-                outcomes[index] = _banned(outcome.record.spiffe_id)
+                outcomes[index] = refused[outcome.record.serial]
 
     def _report(
         self,
@@ -244,8 +237,27 @@ class IssuanceService:
             )
 
 
+def entry_for(state: FeedState, agent: str, entry_id: str) -> WorkloadEntry:
+    """Return an entry that an agent may ask certificates and tokens for.
+
+    Raises:
+        NotFound: there is none that is delegated to the agent.
+        NotPermitted: its identity is banned.
+    """
+    entry = state.entries.get(entry_id)
+    if entry is None or agent not in entry.agents:
+        # One answer for both: an agent learns nothing about entries that are not its own.
+        raise NotFound(
+            f"no entry {entry_id[:64]!a} is delegated to {agent}",
+            remedy="check the entry's agents: `legation entry show`",
+        )
+    if entry.spiffe_id in state.bans:
+        raise _banned(entry.spiffe_id)
+    return entry
+
+
 @lru_cache(maxsize=4096)
-def _subject(name: str, dns_names: tuple[str, ...]) -> Subject:
+def _subject(name: str, dns_names: tuple[str, ...], common_name: str) -> Subject:
     """Return whom an entry's certificates name.
 
     Raises:
@@ -254,7 +266,7 @@ def _subject(name: str, dns_names: tuple[str, ...]) -> Subject:
     spiffe_id = SpiffeID.parse(name)
     if spiffe_id.path.startswith(RESERVED_PREFIX):
         raise NotPermitted(f"paths under {RESERVED_PREFIX} are reserved, {spiffe_id} is one")
-    return Subject(spiffe_id=spiffe_id, dns_names=dns_names)
+    return Subject(spiffe_id=spiffe_id, dns_names=dns_names, common_name=common_name)
 
 
 def _banned(spiffe_id: str) -> NotPermitted:

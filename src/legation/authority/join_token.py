@@ -10,9 +10,10 @@ import secrets
 from datetime import datetime
 from typing import Final
 
+from legation.authority.attestation.refusal import EvidenceRefused
 from legation.authority.model import JoinToken
+from legation.causes import Cause
 from legation.clock import to_rfc3339
-from legation.errors import NotAuthenticated
 
 PREFIX: Final = "lgt_"
 ASK_AGAIN: Final = "ask an operator for a new join token"
@@ -29,24 +30,29 @@ def token_digest(token: str) -> bytes:
     """Return the SHA-256 that a token is known by.
 
     Raises:
-        NotAuthenticated: it does not even look like one.
+        EvidenceRefused: it does not even look like one.
     """
     if not _FORM.match(token):
-        raise NotAuthenticated(
-            "this is not a join token", remedy=f"a join token starts with {PREFIX}"
+        raise EvidenceRefused(
+            Cause.EVIDENCE_MALFORMED,
+            "this is not a join token",
+            remedy=f"a join token starts with {PREFIX}",
         )
     return hashlib.sha256(token.encode()).digest()
 
 
-def token_refusal(token: JoinToken, at: datetime) -> NotAuthenticated | None:
+def token_refusal(token: JoinToken, at: datetime) -> EvidenceRefused | None:
     """Return why a join token lets nobody in, or None."""
     if token.used_at is not None:
-        return NotAuthenticated(
+        return EvidenceRefused(
+            Cause.EVIDENCE_REPLAYED,
             f"the join token was used already, at {to_rfc3339(token.used_at)}",
             remedy=f"{ASK_AGAIN}; if nobody here has used it, revoke {token.agent}",
         )
     if token.expires_at <= at:
-        return NotAuthenticated(
-            f"the join token expired at {to_rfc3339(token.expires_at)}", remedy=ASK_AGAIN
+        return EvidenceRefused(
+            Cause.EVIDENCE_EXPIRED,
+            f"the join token expired at {to_rfc3339(token.expires_at)}",
+            remedy=ASK_AGAIN,
         )
     return None

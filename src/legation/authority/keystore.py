@@ -38,6 +38,7 @@ _SCRYPT_MEMORY: Final = 2 * 128 * _SCRYPT_N * _SCRYPT_R
 ROOT_KEY: Final = "root"
 ISSUING_KEY: Final = "issuing"
 FEED_KEY: Final = "feed"
+JWT_KEY: Final = "jwt"
 
 
 class KeyEncryptionKey(Protocol):

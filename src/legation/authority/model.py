@@ -9,15 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
+from legation.authority.scopes import BannedKey, RevocationRequest, Scope
+from legation.authority.standing import PointRecord, PointStanding
 from legation.pki.spiffe_id import SpiffeID, TrustDomain
 from legation.policy import AuthorizationPolicy
-from legation.wire.feed import Ban, Revocation, WorkloadEntry
+from legation.wire.drill import DrillRecord, DrillReport, DrillSummary
+from legation.wire.evidence import JOIN_TOKEN
+from legation.wire.feed import Ban, Revocation, RotationOrder, WorkloadEntry
 
 AUTHORITY_PATH = "/legation/authority"
 AGENT_PREFIX = "/legation/agent/"
 OPERATOR_PREFIX = "/legation/operator/"
+DECOY_PREFIX = "/legation/decoy/"
 RESERVED_PREFIX = "/legation/"
 
 
@@ -80,19 +85,54 @@ class AgentRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PointRecord:
-    """One enforcement point as its agent last stated it."""
+class InForceRecord:
+    """Which certificate one point serves an identity with, as its agent states it.
 
-    agent: SpiffeID
-    id: str
-    kind: str
+    Attributes:
+        serial_issued: of the newest certificate, which should be in force.
+        serial_in_force: of the one that is, or None when that is not known.
+        since: since when they are what they are; the agent's clock.
+        problem: why they differ; empty while they do not, or not for long yet.
+    """
+
+    agent: str
+    point: str
     spiffe_id: str
+    serial_issued: int
+    serial_in_force: int | None
+    since: datetime | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationScope:
+    """Whose certificates: of one identity, behind one agent, or, with neither, all."""
+
+    identity: str | None = None
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderedRotation:
+    """A rotation order, and how far it is.
+
+    Attributes:
+        id: its name; None when it was only tried.
+        order: what was ordered.
+        count: certificates that it concerns.
+        revision: of the feed, with which agents hear of it.
+        remaining: still to be replaced; None while an agent has not said.
+        waiting_for: connected agents that are not done.
+        disconnected: agents that cannot be asked, and go on when they are back.
+    """
+
+    id: str | None
+    order: RotationOrder
+    count: int
     revision: int
-    applied_at: datetime | None  # the agent's clock
-    received_at: datetime  # the authority's clock
-    capabilities: tuple[str, ...]
-    notes: tuple[str, ...]
-    connected: bool
+    remaining: int | None = None
+    waiting_for: tuple[str, ...] = ()
+    disconnected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +141,49 @@ class RevocationOutcome:
 
     Attributes:
         revision: an enforcement point that has this revision in force refuses them all.
-        revoked: the certificates that were not revoked before.
+        revoked: the certificates that were not revoked before; of very many, the first.
         banned: the identity that may not be issued again, or None.
+        at: when.
+        count: how many certificates were not revoked before.
+        key: the fingerprint of the key that is never certified again, or None.
     """
 
     revision: int
     revoked: tuple[Revocation, ...]
     banned: str | None
     at: datetime
+    count: int
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationPreview:
+    """What a revocation would do.
+
+    Attributes:
+        count: certificates that it would revoke.
+        identities: whose they are, and how many; most first, and not all if there are very many.
+        requesters: who has asked for them, likewise.
+        newest: the newest of them.
+        policies: ALLOW policies that name some of the identities, by name.
+        second_operator: whether someone else would have to agree.
+    """
+
+    count: int
+    identities: tuple[tuple[str, int], ...]
+    requesters: tuple[tuple[str, int], ...]
+    newest: tuple[IssuedRecord, ...]
+    policies: tuple["AffectedPolicy", ...]
+    second_operator: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AffectedPolicy:
+    """A policy that lets identities in that a revocation would hit, or lets others call them."""
+
+    name: str
+    callers: tuple[str, ...]
+    targets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +209,34 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What an agent shows to enrol: anything, until an attestor has judged it.
+
+    Attributes:
+        kind: the word for it, as `legation.wire.evidence` has them.
+        document: its members.
+    """
+
+    kind: str
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def join_token(cls, token: str) -> Self:
+        """Return a join token as evidence."""
+        return cls(kind=JOIN_TOKEN, document={"token": token})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """A nonce for evidence that is a signature, and when it ends."""
+
+    nonce: bytes
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolment:
-    """What an agent receives for its join token."""
+    """What an agent receives for its evidence."""
 
     chain: tuple[bytes, ...]  # DER, leaf first, without the root
     trust_domain: TrustDomain
@@ -212,6 +313,20 @@ class RevocationService(Protocol):
     async def revoke_identity(
         self, spiffe_id: SpiffeID, *, reason: str, ban: bool, actor: Actor
     ) -> RevocationOutcome: ...
+    async def revoke(
+        self, scope: Scope, *, reason: str, actor: Actor
+    ) -> RevocationOutcome | RevocationRequest:
+        """Revoke, or record that a second operator has to agree."""
+        ...
+
+    async def preview(self, scope: Scope, *, reason: str) -> RevocationPreview: ...
+    async def release(self, scope: Scope, *, actor: Actor) -> RevocationOutcome: ...
+    async def requests(self) -> Sequence[RevocationRequest]: ...
+    async def approve(
+        self, request_id: str, *, actor: Actor
+    ) -> RevocationOutcome | RevocationRequest: ...
+    async def reject(self, request_id: str, *, actor: Actor) -> RevocationRequest: ...
+    async def banned_keys(self) -> Sequence[BannedKey]: ...
     def revocations(self) -> Sequence[Revocation]: ...
     def bans(self) -> Sequence[Ban]: ...
     async def lift(self, spiffe_id: SpiffeID, *, actor: Actor) -> int:
@@ -223,10 +338,29 @@ class PropagationService(Protocol):
     """Who has the memo."""
 
     def points(self) -> Sequence[PointRecord]: ...
+    def standings(self) -> Sequence[PointStanding]: ...
     def agents(self) -> Sequence[AgentRecord]: ...
     async def wait_for_change(self, *, timeout_s: float) -> None:
         """Return when any point changed, or after `timeout_s`."""
         ...
+
+
+class RotationService(Protocol):
+    """Certificates replaced before their time, and those in force."""
+
+    async def order(
+        self,
+        scope: RotationScope,
+        *,
+        order_id: str | None = None,
+        rate: float | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+        actor: Actor,
+    ) -> OrderedRotation: ...
+    def get(self, order_id: str) -> OrderedRotation: ...
+    def list(self) -> Sequence[OrderedRotation]: ...
+    def in_force(self) -> Sequence[InForceRecord]: ...
 
 
 class OperatorService(Protocol):
@@ -253,6 +387,27 @@ class OperatorService(Protocol):
         ...
 
 
+class DecoyService(Protocol):
+    """Identities whose only purpose is to be revoked."""
+
+    async def certify(
+        self, name: str, csr: bytes, *, lifetime_s: int, actor: Actor
+    ) -> tuple[SpiffeID, tuple[bytes, ...]]:
+        """Certify a decoy; return its SPIFFE ID and the DER chain, leaf first."""
+        ...
+
+
+class DrillService(Protocol):
+    """Drills that were held."""
+
+    async def record(self, report: DrillReport, *, actor: Actor) -> DrillRecord: ...
+    async def list(self, *, before: int | None, limit: int) -> Sequence[DrillSummary]:
+        """Return those on record, the newest first; `before` is where the page before ended."""
+        ...
+
+    async def get(self, drill_id: int) -> DrillRecord: ...
+
+
 class AuditService(Protocol):
     """The audit log."""
 
@@ -262,7 +417,8 @@ class AuditService(Protocol):
 class EnrolmentService(Protocol):
     """Agents join here."""
 
-    async def enrol(self, token: str, csr: bytes) -> Enrolment: ...
+    def challenge(self) -> Challenge: ...
+    async def enrol(self, evidence: Evidence, csr: bytes) -> Enrolment: ...
 
 
 class StatusService(Protocol):
@@ -277,6 +433,18 @@ class StatusService(Protocol):
         ...
 
     def bundle_document(self) -> Mapping[str, Any]: ...
+    def jwks(self) -> Mapping[str, Any]:
+        """Return the keys that sign JWT-SVIDs, as a JWK set."""
+        ...
+
+    def discovery_document(self) -> Mapping[str, Any]:
+        """Return the OpenID Connect discovery document of JWT-SVIDs.
+
+        Raises:
+            NotFound: they name no issuer.
+        """
+        ...
+
     def authority_certificates(self) -> Mapping[str, bytes]:
         """Return root and issuing certificates, DER, by key id in hexadecimal."""
         ...
@@ -286,6 +454,22 @@ class StatusService(Protocol):
 
         Raises:
             NotFound: no such issuer or shard.
+        """
+        ...
+
+    def delta_crl(self, issuer: str, shard: int) -> bytes:
+        """Return the newest delta list, DER.
+
+        Raises:
+            NotFound: no such issuer or shard, or no delta lists.
+        """
+        ...
+
+    async def compact_set(self, issuer: str, shard: int) -> bytes:
+        """Return the newest compact set of revoked serial numbers, signed.
+
+        Raises:
+            NotFound: no such issuer or shard, or no compact sets.
         """
         ...
 
@@ -300,7 +484,10 @@ class Services:
     certificates: CertificateService
     revocations: RevocationService
     propagation: PropagationService
+    rotations: RotationService
     operators: OperatorService
+    decoys: DecoyService
+    drills: DrillService
     audit: AuditService
     enrolment: EnrolmentService
     status: StatusService

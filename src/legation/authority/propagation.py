@@ -1,13 +1,16 @@
 """Who has the memo: what each enforcement point has in force, as its agent states it."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from legation.authority.changes import Changes
-from legation.authority.model import AgentRecord, PointRecord
-from legation.authority.store import EnrolledAgent
+from legation.authority.model import AgentRecord
+from legation.authority.revision_times import RevisionTimes
+from legation.authority.standing import PointRecord, PointStanding, Standing
+from legation.authority.store import CommittedEvent, EnrolledAgent
 from legation.clock import Clock
 from legation.errors import LimitExceeded
 from legation.pki import SpiffeID
@@ -15,6 +18,11 @@ from legation.pki import SpiffeID
 MAX_POINTS = 4096  # behind one agent
 MAX_TEXT = 512
 MAX_NOTES = 32
+LATE_AFTER_S: Final = 10.0  # three heartbeats: what reached nobody yet is no lag
+MAX_LEFT = 64  # points that have left, for each agent
+LEFT_KEPT: Final = timedelta(hours=1)
+# How old the answer of `acknowledged` may be: every agent asks with each heartbeat.
+_FRESH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +46,7 @@ class _Agent:
     last_contact: datetime | None = None
     version: str = ""
     points: dict[str, PointRecord] = field(default_factory=dict)
+    left: dict[str, tuple[PointRecord, datetime]] = field(default_factory=dict)
 
 
 class PropagationBoard:
@@ -52,6 +61,49 @@ class PropagationBoard:
         self._clock = clock
         self._agents: dict[SpiffeID, _Agent] = {}
         self._changes = Changes()
+        self._acknowledged: tuple[float, int] | None = None
+        self._times = RevisionTimes(0, clock.now())
+
+    def begin(self, revision: int) -> None:
+        """Say which revision the feed stands at; once, before anything is committed."""
+        self._times = RevisionTimes(revision, self._clock.now())
+
+    def listen(self, committed: CommittedEvent) -> None:
+        """Note when a revision was committed; called for every event of the feed."""
+        event = committed.event
+        self._times.committed(event.revision, datetime.fromtimestamp(event.time_ms / 1000, UTC))
+
+    def standings(self) -> Sequence[PointStanding]:
+        """Return how every point stands, those that left lately included, by agent and id."""
+        return [
+            standing
+            for name in sorted(self._agents)
+            for standing in sorted(
+                self._standings_of(self._agents[name]), key=lambda row: row.point.id
+            )
+        ]
+
+    def _standings_of(self, agent: _Agent) -> Iterator[PointStanding]:
+        for point in agent.points.values():
+            lag, lag_s = self._times.lag(point.revision, self._clock.now)
+            standing = Standing.LATE if lag_s > LATE_AFTER_S else Standing.CONNECTED
+            yield PointStanding(
+                point=point,
+                standing=standing if point.connected else Standing.UNREACHABLE,
+                lag=lag,
+                lag_s=lag_s,
+                last_contact=agent.last_contact,
+            )
+        for point, left_at in agent.left.values():
+            if self._clock.now() - left_at < LEFT_KEPT:
+                yield PointStanding(
+                    point=point,
+                    standing=Standing.LEFT,
+                    lag=0,
+                    lag_s=0.0,
+                    last_contact=agent.last_contact,
+                    left_at=left_at,
+                )
 
     def points(self) -> Sequence[PointRecord]:
         """Return every known enforcement point, by agent and id."""
@@ -78,6 +130,29 @@ class PropagationBoard:
     async def wait_for_change(self, *, timeout_s: float) -> None:
         """Return when any point changed, or after `timeout_s`."""
         await self._changes.wait(timeout_s=timeout_s)
+
+    def acknowledged(self) -> int:
+        """Return the revision that every connected enforcement point has in force; at most a
+        second old. 0 when no agent is connected.
+        """
+        now = self._clock.monotonic()
+        if self._acknowledged is None or now - self._acknowledged[0] > _FRESH_S:
+            self._acknowledged = now, min(self._in_force(), default=0)
+        return self._acknowledged[1]
+
+    def _in_force(self) -> Iterator[int]:
+        for agent in self._agents.values():
+            if agent.session is not None:
+                yield agent.revision
+                yield from (point.revision for point in agent.points.values())
+
+    def all_hold(self, revision: int) -> bool:
+        """Tell whether every connected agent has acknowledged `revision`."""
+        return all(
+            agent.revision >= revision
+            for agent in self._agents.values()
+            if agent.session is not None
+        )
 
     def is_enrolled(self, agent: SpiffeID) -> bool:
         """Tell whether an agent has joined."""
@@ -126,6 +201,10 @@ class PropagationBoard:
         stated = {point.id: _record(agent, point, now) for point in points}
         if len(stated) > MAX_POINTS:
             raise LimitExceeded(f"an agent has at most {MAX_POINTS} enforcement points")
+        gone = {name: (point, now) for name, point in row.points.items() if name not in stated}
+        stayed_away = {name: left for name, left in row.left.items() if name not in stated}
+        newest = sorted((stayed_away | gone).items(), key=lambda left: left[1][1])[-MAX_LEFT:]
+        row.left = dict(newest)
         row.points, row.revision, row.last_contact = stated, revision, now
         self._changes.notify()
 

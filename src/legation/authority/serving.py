@@ -108,10 +108,12 @@ class ServingIdentity:
             requester=str(self.spiffe_id),
         )
         certificate = await self._certifier.certify_one(order)
-        await self._store.record_issuance(
+        record = certificate.record
+        refused = await self._store.record_issuance(
             [certificate], requester=Requester(spiffe_id=str(self.spiffe_id))
         )
-        record = certificate.record
+        if refused:
+            raise refused[record.serial]
         chain = [certificate_from_der(der) for der in self._certifier.chain(certificate)]
         self._credentials = ServingCredentials(
             certificates_pem=certificates_to_pem(chain),

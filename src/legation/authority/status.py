@@ -7,13 +7,16 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import legation
-from legation.authority.crl_publisher import CRLPublisher, is_root
+from legation.authority.crl_lists import is_root
+from legation.authority.crl_publisher import CRLPublisher
 from legation.authority.feed import FeedHub
+from legation.authority.jwt.discovery import discovery_document, jwks
 from legation.authority.propagation import PropagationBoard
 from legation.authority.serving import ServingIdentity
 from legation.authority.settings import AuthoritySettings
 from legation.clock import Clock, to_rfc3339
-from legation.pki import Issuer
+from legation.errors import NotFound
+from legation.pki import Issuer, TrustBundle
 
 
 class Status:
@@ -30,8 +33,11 @@ class Status:
         settings: AuthoritySettings,
         clock: Clock,
         store_problem: Callable[[], str | None],
+        drill: Callable[[], Mapping[str, Any] | None],
     ) -> None:
-        """Tell how the parts given are; `store_problem` says why writes fail, if they do."""
+        """Tell how the parts given are; `store_problem` says why writes fail, if they do, and
+        `drill` returns the newest drill in brief, if there was one.
+        """
         self._hub = hub
         self._board = board
         self._publisher = publisher
@@ -40,6 +46,7 @@ class Status:
         self._settings = settings
         self._clock = clock
         self._store_problem = store_problem
+        self._drill = drill
         self._started_at = clock.now()
         self.running = False
 
@@ -66,6 +73,7 @@ class Status:
                 "agents_connected": sum(agent.connected for agent in agents),
                 "points": len(self._board.points()),
             },
+            "drill": self._drill(),
         }
 
     def ready(self) -> tuple[bool, Mapping[str, str]]:
@@ -83,7 +91,28 @@ class Status:
 
     def bundle_document(self) -> Mapping[str, Any]:
         """Return the SPIFFE bundle document of the trust domain."""
-        return self._hub.state.bundles[self._settings.trust_domain.name].to_document()
+        return self._bundle.to_document()
+
+    def jwks(self) -> Mapping[str, Any]:
+        """Return the keys that sign JWT-SVIDs, as a JWK set."""
+        return jwks(self._bundle)
+
+    def discovery_document(self) -> Mapping[str, Any]:
+        """Return the OpenID Connect discovery document of JWT-SVIDs.
+
+        Raises:
+            NotFound: they name no issuer.
+        """
+        if not self._settings.jwt_issuer:
+            raise NotFound(
+                "the JWT-SVIDs of this authority name no issuer",
+                remedy="set issuer in the section [jwt] of the configuration",
+            )
+        return discovery_document(self._settings.jwt_issuer, self._bundle)
+
+    @property
+    def _bundle(self) -> TrustBundle:
+        return self._hub.state.bundles[self._settings.trust_domain.name]
 
     def authority_certificates(self) -> Mapping[str, bytes]:
         """Return root and issuing certificates, DER, by key id in hexadecimal."""
@@ -99,6 +128,22 @@ class Status:
             NotFound: no such issuer or shard.
         """
         return self._publisher.crl(issuer, shard)
+
+    def delta_crl(self, issuer: str, shard: int) -> bytes:
+        """Return the newest delta list, DER.
+
+        Raises:
+            NotFound: no such issuer or shard, or no delta lists.
+        """
+        return self._publisher.delta_crl(issuer, shard)
+
+    async def compact_set(self, issuer: str, shard: int) -> bytes:
+        """Return the newest compact set of revoked serial numbers, signed.
+
+        Raises:
+            NotFound: no such issuer or shard, or no compact sets.
+        """
+        return await self._publisher.compact_set(issuer, shard)
 
 
 def _issuer(issuer: Issuer) -> dict[str, Any]:

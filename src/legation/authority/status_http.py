@@ -9,12 +9,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
-from typing import Any, Self
+from typing import Any
 
-from cryptography import x509
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -28,6 +26,8 @@ from legation.authority.rest.problems import http_problem, problem_of
 from legation.clock import Clock
 from legation.errors import LegationError
 from legation.pki import pem
+from legation.pki.crl import times_of
+from legation.wire.revoked_set import MEDIA_TYPE as COMPACT_SET_MEDIA_TYPE
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ MAX_AGE_S = 300
 CERTIFICATE_MAX_AGE_S = 86_400
 _MAX_KEY_ID = 64  # hexadecimal digits
 _MAX_SHARD_DIGITS = 5
+_SIGNATURE_END = 256  # bytes, of which no two signatures have the same
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -52,7 +53,9 @@ def build_status_application(status: StatusService, *, clock: Clock) -> ASGIApp:
         # RFC 2585, section 3, names DER certificates .cer; .crt is what many type.
         "/ca/{key_id}.cer": pages.certificate,
         "/ca/{key_id}.crt": pages.certificate,
+        "/crl/{issuer}/{shard}.delta.crl": pages.delta_crl,
         "/crl/{issuer}/{shard}.crl": pages.crl,
+        "/revoked/{issuer}/{shard}.set": pages.compact_set,
     }
     application = Starlette(
         routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()],
@@ -68,7 +71,6 @@ class _Pages:
     def __init__(self, status: StatusService, clock: Clock) -> None:
         self._status = status
         self._clock = clock
-        self._lists: dict[tuple[str, int], _List] = {}
 
     async def healthz(self, _request: Request) -> Response:
         """Answer that this process runs its event loop; nothing more is looked at."""
@@ -101,48 +103,40 @@ class _Pages:
         )
 
     async def crl(self, request: Request) -> Response:
-        issuer, shard = request.path_params["issuer"], request.path_params["shard"]
-        if not _is_key_id(issuer) or not _is_shard(shard):
-            raise HTTPException(404)
-        found = self._newest(issuer, int(shard))
-        left = int((found.next_update - self._clock.now()).total_seconds())
+        return self._answer_list(request, self._status.crl(*_place(request)))
+
+    async def delta_crl(self, request: Request) -> Response:
+        return self._answer_list(request, self._status.delta_crl(*_place(request)))
+
+    async def compact_set(self, request: Request) -> Response:
+        place = _place(request)
+        document = await self._status.compact_set(*place)
+        _, next_update = times_of(self._status.crl(*place))  # those of the set, too
         return _cacheable(
             request,
-            found.der,
+            document,
+            media_type=COMPACT_SET_MEDIA_TYPE,
+            max_age_s=self._max_age_s(next_update),
+            etag=_etag_by_end(document),
+        )
+
+    def _answer_list(self, request: Request, der: bytes) -> Response:
+        this_update, next_update = times_of(der)
+        # A second list may follow in the same second, and a date would not tell them apart
+        # (RFC 9110, section 8.8.2.2).
+        settled = self._clock.now() >= this_update + timedelta(seconds=1)
+        return _cacheable(
+            request,
+            der,
             media_type="application/pkix-crl",  # RFC 2585, section 4.2
-            max_age_s=max(0, min(left, MAX_AGE_S)),
-            etag=found.etag,
-            last_modified=found.this_update,
+            max_age_s=self._max_age_s(next_update),
+            etag=_etag_by_end(der),
+            last_modified=this_update if settled else None,
         )
 
-    def _newest(self, issuer: str, shard: int) -> "_List":
-        """Return a list with what is derived from it; thousands of verifiers ask for the same."""
-        der = self._status.crl(issuer, shard)
-        known = self._lists.get((issuer, shard))
-        if known is None or known.der is not der:
-            known = self._lists[issuer, shard] = _List.of(der)
-        return known
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _List:
-    """A revocation list, its validator and its times."""
-
-    der: bytes
-    etag: str
-    this_update: datetime
-    next_update: datetime
-
-    @classmethod
-    def of(cls, der: bytes) -> Self:
-        crl = x509.load_der_x509_crl(der)
-        return cls(
-            der=der,
-            etag=_etag(der),
-            this_update=crl.last_update_utc,
-            # RFC 5280, section 5.1.2.5: a list of ours always has a nextUpdate.
-            next_update=crl.next_update_utc or crl.last_update_utc,
-        )
+    def _max_age_s(self, next_update: datetime) -> int:
+        left = int((next_update - self._clock.now()).total_seconds())
+        return max(0, min(left, MAX_AGE_S))
 
 
 class _Guarded:
@@ -198,6 +192,18 @@ def _is_current(headers: Mapping[str, str], *, etag: str, last_modified: datetim
 
 def _etag(content: bytes) -> str:
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+def _etag_by_end(signed: bytes) -> str:
+    """Return the validator of something that ends with its signature, however long it is."""
+    return _etag(signed[-_SIGNATURE_END:])
+
+
+def _place(request: Request) -> tuple[str, int]:
+    issuer, shard = request.path_params["issuer"], request.path_params["shard"]
+    if not _is_key_id(issuer) or not _is_shard(shard):
+        raise HTTPException(404)
+    return issuer, int(shard)
 
 
 def _is_key_id(text: str) -> bool:

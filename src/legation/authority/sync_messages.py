@@ -68,9 +68,10 @@ def events_message(header: Header, elements: Iterable[bytes]) -> bytes:
     return _RESPONSE_EVENTS + _varint(len(body)) + body
 
 
-def heartbeat_message(*, now_ms: int, revision: int) -> bytes:
+def heartbeat_message(*, now_ms: int, revision: int, acknowledged: int = 0) -> bytes:
     """Return a SyncResponse with a heartbeat."""
-    return SyncResponse(heartbeat=Heartbeat(now_ms=now_ms, revision=revision)).SerializeToString()
+    heartbeat = Heartbeat(now_ms=now_ms, revision=revision, acknowledged=acknowledged)
+    return SyncResponse(heartbeat=heartbeat).SerializeToString()
 
 
 def _varint(value: int) -> bytes:

@@ -18,11 +18,20 @@ from legation.authority.events import (
 )
 from legation.authority.feed import FeedHub
 from legation.authority.follower import Follower
+from legation.authority.model import InForceRecord
 from legation.authority.propagation import MAX_TEXT, PropagationBoard, StatedPoint
+from legation.authority.rotation_board import RotationBoard
 from legation.authority.sync_messages import heartbeat_message
 from legation.clock import Clock
 from legation.errors import InvalidInput, LegationError, TimedOut
-from legation.wire.protobuf.agent_pb2 import Acknowledgement, Hello, Reports, SyncRequest
+from legation.wire.protobuf.agent_pb2 import (
+    Acknowledgement,
+    Hello,
+    InForce,
+    Reports,
+    RotationStatement,
+    SyncRequest,
+)
 
 _HELLO_S = 10.0
 _LAST_WRITE_S = 1.0  # to an agent that may have stopped reading
@@ -41,6 +50,7 @@ class SyncSession:
         gate: AgentGate,
         hub: FeedHub,
         board: PropagationBoard,
+        rotations: RotationBoard,
         clock: Clock,
         events: EventBus,
         heartbeat_s: float,
@@ -50,6 +60,7 @@ class SyncSession:
         self._gate = gate
         self._hub = hub
         self._board = board
+        self._rotations = rotations
         self._clock = clock
         self._events = events
         self._heartbeat_s = heartbeat_s
@@ -146,7 +157,12 @@ class SyncSession:
             if self._clock.monotonic() >= next_heartbeat:
                 self._gate.check(self.peer)
                 now_ms = round(self._clock.now().timestamp() * 1000)
-                await self._write(heartbeat_message(now_ms=now_ms, revision=self._hub.revision))
+                heartbeat = heartbeat_message(
+                    now_ms=now_ms,
+                    revision=self._hub.revision,
+                    acknowledged=self._board.acknowledged(),
+                )
+                await self._write(heartbeat)
                 next_heartbeat = self._clock.monotonic() + self._heartbeat_s
 
     async def _write(self, message: bytes) -> None:
@@ -167,6 +183,7 @@ class SyncSession:
         handlers: dict[str, Callable[[SyncRequest], None]] = {
             "acknowledgement": lambda message: self._acknowledge(message.acknowledgement),
             "reports": lambda message: self._report(message.reports),
+            "rotation": lambda message: self._state_rotation(message.rotation),
         }
         async for data in requests:
             message = decoded(SyncRequest, data)
@@ -208,6 +225,31 @@ class SyncSession:
                     count=refusal.count,
                 )
             )
+
+    def _state_rotation(self, statement: RotationStatement) -> None:
+        agent = str(self.peer.spiffe_id)
+        self._rotations.state(
+            agent,
+            [_in_force(agent, row) for row in statement.in_force],
+            remaining={each.id[:MAX_TEXT]: min(each.remaining, 2**53) for each in statement.orders},
+        )
+
+
+def _in_force(agent: str, row: InForce) -> InForceRecord:
+    try:
+        issued, held = int(row.serial_issued, 16), row.serial_in_force
+        serial = int(held, 16) if held else None
+    except ValueError:
+        raise InvalidInput("a serial number is hexadecimal") from None
+    return InForceRecord(
+        agent=agent,
+        point=row.point[:MAX_TEXT],
+        spiffe_id=row.spiffe_id[:MAX_TEXT],
+        serial_issued=issued,
+        serial_in_force=serial,
+        since=_moment(row.since_ms),
+        problem=row.problem[:MAX_TEXT],
+    )
 
 
 def _moment(milliseconds: int) -> datetime | None:

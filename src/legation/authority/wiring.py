@@ -1,54 +1,61 @@
 """Puts the authority together. The one module that names a concrete store."""
 
-import asyncio
 import contextlib
-import fcntl
-import logging
-import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from legation.authority import initialisation
-from legation.authority.agent_api import AgentAPI, AgentServer
+from legation.authority.agent_calls import certificate_calls, token_calls
+from legation.authority.agent_http import AgentHTTP
+from legation.authority.agent_peer import AgentGate
+from legation.authority.agent_sync import SyncAPI, SyncServer
+from legation.authority.attestation.challenges import Challenges
+from legation.authority.attestation.registration import node_attestors
+from legation.authority.background import run_in_background
 from legation.authority.certifier import Certifier
 from legation.authority.crl_publisher import CRLPublisher
+from legation.authority.data_directory import locked, prepare_directory
+from legation.authority.decoys import Decoys
+from legation.authority.drills import Drills
 from legation.authority.enrolment import Enrolments, Tokens, Welcome
 from legation.authority.entries import Entries
 from legation.authority.events import EventBus, EventLog
+from legation.authority.expired_agents import ExpiredAgents
 from legation.authority.feed import FeedHub
 from legation.authority.initialisation import FirstOperator, Initialised
 from legation.authority.inventory import Audit, Certificates
 from legation.authority.issuance import IssuanceService
+from legation.authority.jwt import JWTIssuance, JWTKeys
 from legation.authority.keystore import (
-    ISSUING_KEY,
     KeyEncryptionKey,
-    KeyStore,
-    feed_key,
 )
 from legation.authority.maintenance import Maintenance
 from legation.authority.model import AUTHORITY_PATH, Services
-from legation.authority.moments import stamp
+from legation.authority.ocsp import OCSPResponder, OCSPService, build_responder
+from legation.authority.opened_keys import OpenedKeys, open_keys
 from legation.authority.operators import Operators
 from legation.authority.policies import Policies
 from legation.authority.propagation import PropagationBoard
+from legation.authority.restoration import Restored, begin_anew
 from legation.authority.revocation import Revocations
+from legation.authority.rotation import Rotations
+from legation.authority.rotation_board import RotationBoard
+from legation.authority.rotation_calls import expired_calls, superseded_calls
 from legation.authority.serials import SerialAllocator
 from legation.authority.serving import ServingIdentity
 from legation.authority.settings import AuthoritySettings
 from legation.authority.status import Status
-from legation.authority.store import AuditDraft, IssuerRecord, Store
-from legation.authority.store.sqlite import SQLiteStore
+from legation.authority.store import Store
+from legation.authority.store.sqlite import SQLiteStore, replacement
+from legation.authority.superseded import SupersededCertificates
 from legation.clock import Clock
-from legation.errors import Conflict, InternalError, InvalidInput, Unavailable
-from legation.pki import Issuer, PrivateKey, SpiffeID, certificate_from_der
-from legation.wire.feed import FeedSigner
+from legation.errors import InvalidInput
+from legation.pki import SpiffeID
 
 _STOP_GRACE_S = 3.0
-_RESTART_S = 1.0
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +65,16 @@ class Authority:
     Attributes:
         services: what the REST, HTTP and command-line edges may ask.
         serving: the authority's own certificate, for further servers.
+        agents: answers agents' requests, for the HTTPS listener.
+        ocsp: answers questions about certificates, or None if that is off.
         events: what happens, for logs and metrics.
-        agents_port: where agents connect.
+        agents_port: where agents open their streams.
     """
 
     services: Services
     serving: ServingIdentity
+    agents: AgentHTTP
+    ocsp: OCSPService | None
     events: EventBus
     agents_port: int
 
@@ -82,8 +93,8 @@ async def initialise(
         InvalidInput: the directory or the operator's request is not acceptable.
         Unavailable: the directory cannot be written.
     """
-    _prepare_directory(settings.data_dir)
-    with _locked(settings.data_dir):
+    prepare_directory(settings.data_dir)
+    with locked(settings.data_dir):
         store = await SQLiteStore.open(settings.database)
         try:
             return await initialisation.initialise(
@@ -93,27 +104,36 @@ async def initialise(
             await store.close()
 
 
-async def begin_new_feed(settings: AuthoritySettings, *, clock: Clock) -> None:
-    """Begin a new feed in a store that was restored from a copy.
+async def restore(
+    settings: AuthoritySettings, *, clock: Clock, kek: KeyEncryptionKey, copy: Path | None = None
+) -> Restored:
+    """Go on from a copy of the store; the authority must not run.
 
-    Agents have seen what followed the copy, and refuse a feed that goes back: it would make
-    them forget revocations. Revoke again what was revoked since, then call this, while the
-    authority does not run.
+    Args:
+        settings: of the authority.
+        clock: the time.
+        kek: what opens the private keys in the copy.
+        copy: a copy of the database; None if it is in its place in `settings.data_dir` already.
 
     Raises:
-        NotFound: no authority was initialised there.
-        Conflict: the authority is running.
-        InvalidInput, Unavailable: the directory or the store cannot be used.
+        NotFound: there is no such copy, or no authority in it.
+        Conflict: the authority is running, or a newer version has written the copy.
+        InvalidInput: the copy is damaged, or of another authority; the key-encryption key or
+            the settings do not fit it.
+        Unavailable: the directory or a file cannot be used.
     """
-    _prepare_directory(settings.data_dir)
-    with _locked(settings.data_dir):
-        store = await SQLiteStore.open(settings.database)
+    prepare_directory(settings.data_dir)
+    with (
+        locked(settings.data_dir),
+        replacement(settings.database, copy or settings.database, at=clock.now()) as files,
+    ):
+        store = await SQLiteStore.open(files.draft)
         try:
-            own_name = str(SpiffeID(settings.trust_domain, AUTHORITY_PATH))
-            audit = AuditDraft(
-                time=stamp(clock), actor=own_name, action="feed.begin", subject=own_name
+            core = await _core(store, settings, clock=clock, kek=kek)
+            shared = _Shared(settings=settings, clock=clock, events=core.events)
+            return await begin_anew(
+                store, core.secrets.issuers, set_aside=files.set_aside, **shared
             )
-            await store.begin_feed(secrets.token_hex(16), audit=audit)
         finally:
             await store.close()
 
@@ -136,21 +156,12 @@ async def build(
             f"there is no directory {settings.data_dir}",
             remedy="run `legation server init` first",
         )
-    _prepare_directory(settings.data_dir)
+    prepare_directory(settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_locked(settings.data_dir))
+        stack.enter_context(locked(settings.data_dir))
         store = await SQLiteStore.open(settings.database)
         stack.push_async_callback(store.close)
         yield await _start(stack, store, settings, clock=clock, kek=kek)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Secrets:
-    """What the key-encryption key opens."""
-
-    issuers: Mapping[str, Issuer]
-    issuing: Issuer
-    signer: FeedSigner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +172,12 @@ class _Core:
     clock: Clock
     events: EventBus
     store: Store
-    secrets: _Secrets
+    secrets: OpenedKeys
     hub: FeedHub
     board: PropagationBoard
+    rotations: RotationBoard
     certifier: Certifier
+    challenges: Challenges
 
 
 async def _start(
@@ -179,55 +192,114 @@ async def _start(
     shared = _Shared(settings=settings, clock=clock, events=core.events)
     issuers, state = core.secrets.issuers, core.hub.state
     own_name = str(SpiffeID(settings.trust_domain, AUTHORITY_PATH))
-    publisher = CRLPublisher(store, issuers, actor=own_name, **shared)
+    publisher = CRLPublisher(store, issuers, actor=own_name, signer=core.secrets.signer, **shared)
     await publisher.load()
     serving = ServingIdentity(core.certifier, store, state, **shared)
     await serving.renew()
     operators = Operators(store, core.certifier, state, **shared)
     await operators.load()
+    drills = Drills(store, **shared)
+    await drills.load()
+    jwt_keys = await _jwt_keys(core, own_name)
+    revocations = Revocations(store, core.hub, own_keys=core.certifier.own_keys, **shared)
     core.hub.listen(publisher.listen)
     core.hub.listen(serving.listen)
-    server = await _agent_server(stack, core, serving)
-    maintenance = Maintenance(core.hub, store, **shared)
+    gate = AgentGate(state, core.board, settings=settings, clock=clock)
+    ocsp = _ocsp(stack, core, own_name)
+    server = await _sync_server(stack, core, gate, serving)
+    maintenance = Maintenance(core.hub, store, actor=own_name, **shared)
     for name, work in (
         ("revocation lists", publisher.run),
         ("own certificate", serving.run),
+        ("keys for JWT-SVIDs", jwt_keys.run),
         ("maintenance", maintenance.run),
+        ("revocation", revocations.run),
     ):
-        _in_background(stack, name, work)
-    status = Status(
-        core.hub,
-        core.board,
-        publisher,
-        serving,
-        issuers,
-        settings=settings,
-        clock=clock,
-        store_problem=lambda: core.store.problem,
-    )
-    status.running = True
-    stack.callback(setattr, status, "running", False)
+        run_in_background(stack, name, work)
+    status = _status(stack, core, publisher, serving, drills)
     return Authority(
-        services=_services(core, status, operators, agents_port=server.port),
+        services=_services(
+            core, status, operators, drills, revocations, agents_port=server.port
+        ),
         serving=serving,
+        agents=_agent_http(core, gate, jwt_keys, ocsp),
+        ocsp=None if ocsp is None else ocsp.service,
         events=core.events,
         agents_port=server.port,
     )
 
 
-async def _agent_server(
-    stack: contextlib.AsyncExitStack, core: _Core, serving: ServingIdentity
-) -> AgentServer:
-    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
-    api = AgentAPI(
-        IssuanceService(core.certifier, core.store, core.hub, **shared),
+def _status(
+    stack: contextlib.AsyncExitStack,
+    core: _Core,
+    publisher: CRLPublisher,
+    serving: ServingIdentity,
+    drills: Drills,
+) -> Status:
+    status = Status(
         core.hub,
         core.board,
-        feed_keys=(core.secrets.signer.public_key,),
-        **shared,
+        publisher,
+        serving,
+        core.secrets.issuers,
+        settings=core.settings,
+        clock=core.clock,
+        store_problem=lambda: core.store.problem,
+        drill=drills.indicator,
     )
+    status.running = True
+    stack.callback(setattr, status, "running", False)
+    return status
+
+
+def _ocsp(stack: contextlib.AsyncExitStack, core: _Core, actor: str) -> OCSPResponder | None:
+    if not core.settings.ocsp_enabled:
+        return None
+    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
+    responder = build_responder(core.store, core.hub, core.secrets.issuers, actor=actor, **shared)
+    run_in_background(stack, "OCSP", responder.service.run)
+    return responder
+
+
+def _agent_http(
+    core: _Core, gate: AgentGate, jwt_keys: JWTKeys, ocsp: OCSPResponder | None
+) -> AgentHTTP:
+    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
+    issuance = IssuanceService(core.certifier, core.store, core.hub, **shared)
+    feed_keys = (core.secrets.signer.public_key,)
+    return AgentHTTP(
+        gate,
+        {
+            **certificate_calls(issuance, feed_keys=feed_keys),
+            **(ocsp.calls if ocsp else {}),
+            **token_calls(JWTIssuance(jwt_keys, core.store, core.hub, **shared)),
+            **superseded_calls(
+                SupersededCertificates(
+                    core.store, Revocations(core.store, core.hub, **shared), clock=core.clock
+                )
+            ),
+        },
+        open_calls=expired_calls(
+            ExpiredAgents(core.certifier, core.store, core.hub.state, core.board, **shared),
+            feed_keys=feed_keys,
+        ),
+    )
+
+
+async def _jwt_keys(core: _Core, actor: str) -> JWTKeys:
+    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
+    keys = JWTKeys(core.store, core.hub, core.board, core.secrets.keystore, actor=actor, **shared)
+    await keys.load(core.secrets.private_keys)
+    return keys
+
+
+async def _sync_server(
+    stack: contextlib.AsyncExitStack, core: _Core, gate: AgentGate, serving: ServingIdentity
+) -> SyncServer:
+    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
+    api = SyncAPI(gate, core.hub, core.board, rotations=core.rotations, **shared)
     core.hub.listen(api.listen)
-    server = AgentServer(api, serving, settings=core.settings)
+    server = SyncServer(api, serving, settings=core.settings)
     await server.start()
     stack.push_async_callback(server.stop, grace_s=_STOP_GRACE_S)
     return server
@@ -253,11 +325,13 @@ async def _core(
             f"not of {settings.trust_domain}",
             remedy="correct trust_domain or data_dir",
         )
-    opened = await _open_secrets(store, kek, identity.salt)
+    opened = await open_keys(store, kek, identity.salt)
     hub = FeedHub(identity.feed_id, store)
     await hub.load()
     store.attach(sign=opened.signer.sign, deliver=hub.deliver)
     board = PropagationBoard(clock)
+    board.begin(hub.revision)
+    hub.listen(board.listen)
     for agent in await store.agents():
         board.enrolled(agent)
     certifier = Certifier(
@@ -275,34 +349,22 @@ async def _core(
         secrets=opened,
         hub=hub,
         board=board,
+        rotations=RotationBoard(board.agents, events=events),
         certifier=certifier,
+        # One process, one key: a nonce that outlives it would only be asked for again.
+        challenges=Challenges(secrets.token_bytes(32)),
     )
 
 
-async def _open_secrets(store: Store, kek: KeyEncryptionKey, salt: bytes) -> _Secrets:
-    wrapped = await store.wrapped_keys()
-    # Deriving the key from a passphrase takes a while, and threads to do it in.
-    keystore = await asyncio.to_thread(KeyStore, kek, salt)
-    keys = keystore.unwrap_all(wrapped)
-    records = await store.issuers()
-    issuers = {record.key_id: _issuer(record, keys) for record in records}
-    issuing = [record for record in records if record.role == ISSUING_KEY]
-    if not issuing:
-        raise InternalError("this authority has no issuing certificate")
-    return _Secrets(
-        issuers=issuers,
-        issuing=issuers[issuing[-1].key_id],
-        signer=FeedSigner(feed_key(wrapped, keys)),
-    )
-
-
-def _issuer(record: IssuerRecord, keys: Mapping[str, PrivateKey]) -> Issuer:
-    certificate = certificate_from_der(record.der)
-    chain = (certificate,) if record.role == ISSUING_KEY else ()
-    return Issuer(certificate, keys[record.key], chain=chain)
-
-
-def _services(core: _Core, status: Status, operators: Operators, *, agents_port: int) -> Services:
+def _services(
+    core: _Core,
+    status: Status,
+    operators: Operators,
+    drills: Drills,
+    revocations: Revocations,
+    *,
+    agents_port: int,
+) -> Services:
     store, hub, certifier = core.store, core.hub, core.certifier
     shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
     return Services(
@@ -310,13 +372,24 @@ def _services(core: _Core, status: Status, operators: Operators, *, agents_port:
         tokens=Tokens(store, hub.state, settings=core.settings, clock=core.clock),
         policies=Policies(hub, store, clock=core.clock),
         certificates=Certificates(store, clock=core.clock),
-        revocations=Revocations(store, hub, **shared),
+        revocations=revocations,
         propagation=core.board,
+        rotations=Rotations(hub, store, core.rotations, settings=core.settings, clock=core.clock),
         operators=operators,
+        decoys=Decoys(certifier, store, **shared),
+        drills=drills,
         audit=Audit(store),
         enrolment=Enrolments(
             store,
             certifier,
+            attestors=node_attestors(
+                core.settings.attestation,
+                store=store,
+                challenges=core.challenges,
+                trust_domain=core.settings.trust_domain,
+                clock=core.clock,
+            ),
+            challenges=core.challenges,
             welcome=lambda: Welcome(
                 bundle=status.bundle_document(),
                 feed_keys=(core.secrets.signer.public_key,),
@@ -327,57 +400,3 @@ def _services(core: _Core, status: Status, operators: Operators, *, agents_port:
         ),
         status=status,
     )
-
-
-def _in_background(
-    stack: contextlib.AsyncExitStack, name: str, work: Callable[[], Coroutine[Any, Any, None]]
-) -> None:
-    """Run `work` until the stack unwinds; begin it anew if it ever fails."""
-
-    async def run() -> None:
-        while True:
-            try:
-                await work()
-            except Exception:
-                _log.exception("%s: failed, beginning anew", name)
-                await asyncio.sleep(_RESTART_S)
-
-    task = asyncio.create_task(run(), name=name)
-
-    async def stop() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    stack.push_async_callback(stop)
-
-
-def _prepare_directory(path: Path) -> None:
-    """Make a directory that only its owner can enter, or check that it is one."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be used: {error.strerror}") from None
-    if mode & 0o077:
-        raise InvalidInput(f"others than the owner can enter {path}", remedy=f"chmod 700 {path}")
-
-
-@contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """Hold the directory alone: two processes would hand out the same serial numbers."""
-    try:
-        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise Unavailable(f"{data_dir} cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise Conflict(
-            f"an authority is running on {data_dir} already",
-            remedy="stop it first, or choose another data directory",
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)

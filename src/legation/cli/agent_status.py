@@ -32,7 +32,23 @@ _REFUSALS: tuple[Column, ...] = (
     ("serial", "serial"),
     ("count", "count"),
 )
-_TABLES = (("identities", _IDENTITIES), ("points", _POINTS), ("refusals", _REFUSALS))
+_SINKS: tuple[Column, ...] = (
+    ("sink", "name"),
+    ("spiffe id", "spiffe_id"),
+    ("state", "state"),
+    ("issued", "issued"),
+    ("in force", "in_force"),
+    ("revision", "revision"),
+    ("problem", "problem"),
+)
+_ATTESTATION = (("source of selectors", "source"), ("problem", "problem"))
+_TABLES = (
+    ("attestation", _ATTESTATION),
+    ("identities", _IDENTITIES),
+    ("sinks", _SINKS),
+    ("points", _POINTS),
+    ("refusals", _REFUSALS),
+)
 
 
 def fetch(socket: Path, *, timeout_s: float) -> dict[str, Any]:

@@ -17,6 +17,15 @@ _COLUMNS: tuple[Column, ...] = (
     ("state", "state"),
     ("not after", "not_after"),
 )
+_IN_FORCE: tuple[Column, ...] = (
+    ("spiffe id", "spiffe_id"),
+    ("point", "point"),
+    ("agent", lambda row: row["agent"].rpartition("/")[2]),
+    ("issued", "serial_issued"),
+    ("in force", lambda row: row["serial_in_force"] or "?"),
+    ("since", "since"),
+    ("problem", "problem"),
+)
 _FINDINGS: tuple[Column, ...] = (
     ("file", "file"),
     ("number", "number"),
@@ -179,3 +188,25 @@ def show(*, serial: str, only_pem: bool, connection: Connection, output: str) ->
         show_one({k: v for k, v in found.items() if k != "pem" and v is not None}, output=output)
     else:
         show_one(found, output=output)
+
+
+@certificate.command(
+    "in-force",
+    epilog="""
+    Examples:
+      legation certificate in-force                   (which certificate each point serves)
+      legation certificate in-force --differing       (where it is not the newest)
+    """,
+)
+@click.option("--differing", is_flag=True, help="Only where it is not the newest.")
+@connection_options
+@output_option
+def in_force(*, differing: bool, connection: Connection, output: str) -> None:
+    """Show which certificate each enforcement point serves, and since when."""
+    with connection.open() as client:
+        rows = [
+            row
+            for row in client.pages("in-force")
+            if not differing or row["serial_issued"] != row["serial_in_force"]
+        ]
+    show_list(rows, _IN_FORCE, output=output, empty="nothing to show")

@@ -24,6 +24,11 @@ _SECTIONS = (
             ("agent", "legation.cli.agent:agent", "Run the agent of a node."),
             ("proxy", "legation.cli.proxy:proxy", "Run Envoy beside a service."),
             (
+                "run",
+                "legation.cli.run_program:run",
+                "Run a program with an identity in files, kept up to date while it runs.",
+            ),
+            (
                 "demo",
                 "legation.cli.demo:demo",
                 "Show the main job: mutual TLS, rotation and revocation between two services.",
@@ -40,9 +45,23 @@ _SECTIONS = (
             (
                 "revoke",
                 "legation.cli.revoke:revoke",
-                "Shut a certificate or an identity out, everywhere.",
+                "Shut a certificate, an identity, an agent or a key out, everywhere.",
             ),
-            ("revocation", "legation.cli.revocation:revocation", "See and lift revocations."),
+            (
+                "revocation",
+                "legation.cli.revocation:revocation",
+                "See revocations, take back what can be, agree to large ones.",
+            ),
+            (
+                "rotate",
+                "legation.cli.rotate:rotate",
+                "Replace certificates and keys before their time.",
+            ),
+            (
+                "drill",
+                "legation.cli.drill:drill",
+                "Try a revocation out, and see that everybody refuses.",
+            ),
         ),
     ),
     (
@@ -53,7 +72,13 @@ _SECTIONS = (
                 "legation.cli.status:status",
                 "Show how the authority, or the agent of this node, is.",
             ),
+            (
+                "propagation",
+                "legation.cli.propagation:propagation",
+                "Show which enforcement point has what in force, and who lags.",
+            ),
             ("certificate", "legation.cli.certificate:certificate", "Read and check certificates."),
+            ("jwt", "legation.cli.jwt:jwt", "Fetch and check JWT-SVIDs."),
             ("bundle", "legation.cli.bundle:bundle", "See whom the trust domain trusts."),
             ("audit", "legation.cli.audit:audit", "Read who did what, and when."),
             ("completion", "legation.cli.completion:completion", "Print shell completion."),

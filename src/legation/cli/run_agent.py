@@ -2,16 +2,22 @@
 
 from pathlib import Path
 
+from legation.agent.attestation.containerd import ContainerdSettings
+from legation.agent.attestation.docker import DockerSettings
+from legation.agent.attestation.registration import AttestationSettings
+from legation.agent.attestation.systemd import SystemdSettings
 from legation.agent.enrolment import EnrolmentRequest
 from legation.agent.identity import IdentityStore
 from legation.agent.private_files import read_bounded
 from legation.agent.schedule import RenewalTiming
 from legation.agent.wiring import Agent, AgentSettings
+from legation.cli.agent_evidence import evidence_of
 from legation.cli.configured import Flags, log_as, read_config, reload_log_level
 from legation.cli.supervision import Supervision, run
-from legation.config import AgentConfig, Loaded, read_join_token
+from legation.config import AgentConfig, Loaded
+from legation.config.attestation import WorkloadAttestation
 from legation.config.loader import DEFAULT
-from legation.errors import Conflict, NotFound
+from legation.errors import Conflict
 from legation.pki import certificates_from_pem
 
 _MAX_BUNDLE = 1 << 20
@@ -51,34 +57,57 @@ def settings_of(loaded: Loaded[AgentConfig]) -> AgentSettings:
         InvalidInput: a file is not what it should be.
     """
     config = loaded.config
-    # Unless told otherwise, the agent stays with the address that it enrolled under.
-    moved_to = config.server.agents if loaded.origins["server.agents"] != DEFAULT else None
     enrolled = IdentityStore(config.data_dir).enrolled
     return AgentSettings(
         data_dir=config.data_dir,
         socket=config.socket.path,
-        enrolment=None if enrolled else _enrolment(config),
-        authority=moved_to.host if moved_to else None,
-        agents_port=moved_to.port if moved_to else None,
+        enrolment=None if enrolled else enrolment_of(config),
+        # Unless told otherwise, the agent stays with the addresses that it enrolled under.
+        api=config.server.api if loaded.origins["server.api"] != DEFAULT else None,
+        streams=config.server.agents if loaded.origins["server.agents"] != DEFAULT else None,
         socket_mode=config.socket.mode,
         socket_group=config.socket.group,
+        attestation=_attestation(config.attestation),
+        sinks=config.sink,
         timing=RenewalTiming(
-            renew_at_remaining=config.rotation.renew_at_remaining, spread=config.rotation.jitter
+            renew_at_remaining=config.rotation.renew_at_remaining,
+            spread=config.rotation.jitter,
+            freezes=config.rotation.freeze,
         ),
+        revoke_replaced=config.rotation.revoke_replaced,
     )
 
 
-def _enrolment(config: AgentConfig) -> EnrolmentRequest:
-    token = read_join_token(config)
-    if token is None:
-        raise NotFound(
-            f"this agent has not joined yet ({config.data_dir} is empty), and has no join token",
-            remedy="make one with `legation token create NAME`, and give --join-token-file",
+def _attestation(config: WorkloadAttestation) -> AttestationSettings:
+    systemd, docker, containerd = config.systemd, config.docker, config.containerd
+    return AttestationSettings(
+        systemd=SystemdSettings(bus=systemd.bus, time_limit_s=systemd.time_limit.total_seconds())
+        if systemd.enabled
+        else None,
+        docker=DockerSettings(socket=docker.socket, time_limit_s=docker.time_limit.total_seconds())
+        if docker.enabled
+        else None,
+        containerd=ContainerdSettings(
+            socket=containerd.socket,
+            namespaces=containerd.namespaces,
+            time_limit_s=containerd.time_limit.total_seconds(),
         )
+        if containerd.enabled
+        else None,
+    )
+
+
+def enrolment_of(config: AgentConfig) -> EnrolmentRequest:
+    """Return what an agent enrols with.
+
+    Raises:
+        NotFound: there is no token, or a file is missing.
+        InvalidInput: a file is not what it should be.
+    """
     bundle = config.trust_bundle_file
     return EnrolmentRequest(
         authority=str(config.server.api),
-        token=token,
+        evidence=evidence_of(config),
         authorities=certificates_from_pem(read_bounded(bundle, limit=_MAX_BUNDLE))
         if bundle
         else (),

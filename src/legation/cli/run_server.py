@@ -3,13 +3,9 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from legation.authority.http_server import HTTPServer
-from legation.authority.https import ServingTLS
-from legation.authority.rest.application import build_application
-from legation.authority.serving import ServingCredentials
+from legation.authority.listeners import api_listener, status_listener
 from legation.authority.settings import AuthoritySettings
-from legation.authority.status_http import build_status_application
-from legation.authority.wiring import Authority, build
+from legation.authority.wiring import build
 from legation.cli.authority_settings import encryption_key, with_status_port
 from legation.cli.configured import Flags, log_as, read_config, reload_log_level
 from legation.cli.supervision import Supervision, run
@@ -35,16 +31,10 @@ def run_server(config_file: Path | None, flags: Flags) -> None:
                     AuthoritySettings.from_config(config), clock=clock, kek=encryption_key(config)
                 )
             )
-            api = HTTPServer(
-                build_application(authority.services, clock=clock),
-                host=config.listen.api.host,
-                port=config.listen.api.port,
-                tls=serving_tls(authority),
-            )
-            status = HTTPServer(
-                build_status_application(authority.services.status, clock=clock),
-                host=config.listen.status.host,
-                port=config.listen.status.port,
+            at = config.listen
+            api = api_listener(authority, host=at.api.host, port=at.api.port, clock=clock)
+            status = status_listener(
+                authority, host=at.status.host, port=at.status.port, clock=clock
             )
             for listener in (api, status):
                 await listener.start()
@@ -56,23 +46,3 @@ def run_server(config_file: Path | None, flags: Flags) -> None:
             await supervision.stop.wait()
 
     run(serve)
-
-
-def serving_tls(authority: Authority) -> ServingTLS:
-    """Return TLS for a listener that follows the authority's own certificate."""
-    first = authority.serving.credentials
-    tls = ServingTLS(
-        certificates_pem=first.certificates_pem,
-        key_pem=first.key_pem,
-        authorities_pem=first.authorities_pem,
-    )
-
-    def follow(credentials: ServingCredentials) -> None:
-        tls.reload(
-            certificates_pem=credentials.certificates_pem,
-            key_pem=credentials.key_pem,
-            authorities_pem=credentials.authorities_pem,
-        )
-
-    authority.serving.subscribe(follow)
-    return tls

@@ -12,8 +12,8 @@ from legation.cli.output import output_option
 _FLAGS = {
     "--trust-domain": ("trust_domain", "The trust domain that it certifies."),
     "--data-dir": ("data_dir", "Directory of the store."),
-    "--listen": ("listen.api", "HOST:PORT for operators and enrolment (HTTPS)."),
-    "--listen-agents": ("listen.agents", "HOST:PORT for agents (gRPC)."),
+    "--listen": ("listen.api", "HOST:PORT for operators, enrolment and certificates (HTTPS)."),
+    "--listen-agents": ("listen.agents", "HOST:PORT for agents' streams (gRPC)."),
     "--listen-status": ("listen.status", "HOST:PORT for CRLs and health (HTTP)."),
     "--status-url": ("status_url", "Base URL of the status port as others reach it."),
 }
@@ -87,6 +87,43 @@ def run(*, config_file: Path | None, flags: Flags) -> None:
     from legation.cli.run_server import run_server
 
     run_server(config_file, flags)
+
+
+@server.command(
+    epilog="""
+    Examples:
+      systemctl stop legation-server
+      legation server restore --config /etc/legation/server.toml --accept-loss /backup/authority.db
+      systemctl start legation-server
+
+    Without COPY the store is taken as it lies in the data directory, for when a whole disk or
+    machine went back in time. The file that was there is kept beside the new one.
+    """
+)
+@click.argument(
+    "copy", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False
+)
+@config_options(_FLAGS)
+@click.option("--accept-loss", is_flag=True, help="What was done after the copy may be lost.")
+@output_option
+def restore(
+    *, copy: Path | None, config_file: Path | None, flags: Flags, accept_loss: bool, output: str
+) -> None:
+    """Go on from COPY, a copy of the store, while the authority does not run.
+
+    Begins a new feed, leaves room for serial numbers that were used after the copy, and signs
+    every revocation list anew, so that nothing the authority says looks older than what agents
+    have seen. What the copy does not know has to be revoked and created again.
+    """
+    from legation.cli.server_restore import restore as restore_store
+    from legation.errors import InvalidInput
+
+    if not accept_loss:
+        raise InvalidInput(
+            "what was done after the copy would be lost, revocations included",
+            remedy="if that is meant, say --accept-loss",
+        )
+    restore_store(copy, config_file, flags, output=output)
 
 
 @server.command(

@@ -26,6 +26,15 @@ _POINTS: tuple[Column, ...] = (
     ("notes", "notes"),
 )
 
+_NOT_IN_FORCE: tuple[Column, ...] = (
+    ("not in force", "spiffe_id"),
+    ("point", "point"),
+    ("issued", "serial_issued"),
+    ("in force", lambda row: row["serial_in_force"] or "?"),
+    ("since", "since"),
+    ("problem", "problem"),
+)
+
 
 @click.command(
     cls=Command,
@@ -54,9 +63,17 @@ def status(*, socket: Path | None, connection: Connection, output: str) -> None:
     with connection.open() as client:
         document: dict[str, Any] = client.get("status")
         agents = list(client.pages("agents"))
-        points = list(client.pages("propagation"))
+        points = [row for row in client.pages("propagation") if row["standing"] != "left"]
+        differing = [
+            row
+            for row in client.pages("in-force")
+            if row["serial_issued"] != row["serial_in_force"]
+        ]
     if output != "table":
-        show_one({**document, "agents": agents, "points": points}, output=output)
+        show_one(
+            {**document, "agents": agents, "points": points, "not_in_force": differing},
+            output=output,
+        )
         return
     show_one(document, output=output)
     click.echo()
@@ -64,3 +81,6 @@ def status(*, socket: Path | None, connection: Connection, output: str) -> None:
     if points:
         click.echo()
         show_list(points, _POINTS, output=output)
+    if differing:
+        click.echo()
+        show_list(differing, _NOT_IN_FORCE, output=output)

@@ -5,6 +5,8 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
+from legation.config.attestation import Enrolment, WorkloadAttestation
+from legation.config.sinks import Sinks
 from legation.config.values import (
     Address,
     CredentialName,
@@ -13,6 +15,7 @@ from legation.config.values import (
     ServerAddress,
     TrustDomainName,
 )
+from legation.config.windows import FreezeWindow
 
 
 def _mode(value: object) -> int:
@@ -41,8 +44,8 @@ class Server(Section):
     """Where the authority is.
 
     Attributes:
-        api: its HTTPS address, for enrolment.
-        agents: its gRPC address.
+        api: its HTTPS address, for enrolment and certificates.
+        agents: its gRPC address, for the stream of changes.
     """
 
     api: ServerAddress = Address("127.0.0.1", 8443)
@@ -76,10 +79,21 @@ class Rotation(Section):
     Attributes:
         renew_at_remaining: fraction of the lifetime that remains when renewal starts.
         jitter: fraction of that moment by which it moves at random, so that agents spread out.
+        revoke_replaced: whether a certificate is revoked once the next one is in force at every
+            enforcement point that serves its identity.
+        freeze: windows in UTC in which nothing is rotated that can wait, every week or once.
     """
 
     renew_at_remaining: Annotated[float, Field(ge=0.05, le=0.95)] = 0.3333
     jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    revoke_replaced: bool = False
+    freeze: Annotated[
+        tuple[FreezeWindow, ...],
+        Field(
+            max_length=32,
+            examples=[["Fri 16:00/Mon 08:00", "2030-12-20T00:00:00Z/2031-01-04T00:00:00Z"]],
+        ),
+    ] = ()
 
 
 class AgentConfig(Section):
@@ -93,6 +107,7 @@ class AgentConfig(Section):
         ca_fingerprint: SHA-256 of a root certificate, to enrol under, instead of the file.
         join_token_file: file with the join token.
         join_token_credential: systemd credential with the join token.
+        sink: tables of identities kept as files, and of the servers that use them.
     """
 
     trust_domain: TrustDomainName | None = None
@@ -105,6 +120,9 @@ class AgentConfig(Section):
     server: Server = Server()
     socket: Socket = Socket()
     rotation: Rotation = Rotation()
+    enrolment: Enrolment = Enrolment()
+    attestation: WorkloadAttestation = WorkloadAttestation()
+    sink: Sinks = ()
     log: Log = Log()
 
     @model_validator(mode="after")

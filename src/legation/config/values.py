@@ -159,6 +159,22 @@ Duration = Annotated[
         {"type": ["string", "integer"], "pattern": r"^([0-9]{1,9}[smhdw])+$", "minimum": 1}
     ),
 ]
+
+
+def _duration_or_none(value: object) -> timedelta:
+    nothing = value in {0, "0", "0s"} and not isinstance(value, bool)
+    return timedelta() if nothing or value == timedelta() else parse_duration(value)
+
+
+# A duration that may be nothing at all, written "0s" or 0.
+DurationOrNone = Annotated[
+    timedelta,
+    BeforeValidator(_duration_or_none),
+    PlainSerializer(render_duration, return_type=str),
+    WithJsonSchema(
+        {"type": ["string", "integer"], "pattern": r"^([0-9]{1,9}[smhdw])+$", "minimum": 0}
+    ),
+]
 TrustDomainName = Annotated[
     TrustDomain,
     BeforeValidator(_trust_domain),

@@ -37,6 +37,7 @@ class ProxyInputs:
         issuer: key id of the certificate's issuer, lower-case hexadecimal.
         state: the folded feed; read, never kept.
         mtls: what the inbound side accepts.
+        ocsp_staple: the OCSP response about the certificate, DER, or None.
         drain_epochs: by listening address; a new number makes Envoy drain that listener.
     """
 
@@ -48,6 +49,7 @@ class ProxyInputs:
     state: FeedState
     mtls: TLSMode = TLSMode.STRICT
     drain_epochs: Mapping[str, int] = field(default_factory=dict)
+    ocsp_staple: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,9 @@ def _secrets(inputs: ProxyInputs) -> dict[str, Resource]:
         SpiffeID.parse(outbound.spiffe_id).trust_domain for outbound in inputs.spec.outbound
     }
     trusts = (_trust(inputs, domain, own=domain == own) for domain in sorted(wanted))
-    identity = identity_secret(inputs.chain_pem, inputs.private_key_pem)
+    identity = identity_secret(
+        inputs.chain_pem, inputs.private_key_pem, ocsp_staple=inputs.ocsp_staple
+    )
     return _named((identity, *(trust for trust in trusts if trust is not None)))
 
 

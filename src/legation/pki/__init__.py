@@ -1,76 +1,81 @@
 """Identities, keys, certificates and their life: the pure core of Legation.
 
 Nothing here does I/O or reads a clock. Bytes and values go in; values come out, or one
-of `legation.errors` is raised.
+of `legation.errors` is raised. Names are loaded when they are first used.
 """
 
-from legation.pki.bundle import TrustBundle
-from legation.pki.crl import RevocationList, RevokedEntry, build_crl, check_successor
-from legation.pki.csr import CertificateRequest, build_request
-from legation.pki.encoding import (
-    KeyStore,
-    certificate_from_der,
-    certificates_from_der,
-    certificates_from_pem,
-    certificates_to_der,
-    certificates_to_pem,
-    chain_matches_key,
-    from_pkcs12,
-    private_key_from_der,
-    private_key_from_pem,
-    private_key_to_der,
-    private_key_to_pem,
-    public_key_from_der,
-    public_key_to_pem,
-    to_pkcs12,
-)
-from legation.pki.issuance import (
-    IssuedCertificate,
-    Issuer,
-    Subject,
-    Validity,
-    issue,
-    issue_ca,
-    only_trust_domain,
-    self_sign,
-)
-from legation.pki.keys import (
-    KeyAlgorithm,
-    PrivateKey,
-    PublicKey,
-    algorithm_of,
-    generate_key,
-    key_fingerprint,
-    key_id,
-    public_key_der,
-    sign,
-    signature_hash,
-    verify,
-    verify_with,
-)
-from legation.pki.lint import LINTS, Finding, Severity, lint, lint_certificate
-from legation.pki.profiles import (
-    AGENT,
-    CLIENT,
-    DECOY,
-    ISSUER,
-    OCSP,
-    PROFILES,
-    ROOT,
-    SERVER,
-    WORKLOAD,
-    Profile,
-)
-from legation.pki.serials import SerialNumber
-from legation.pki.spiffe_id import SpiffeID, TrustDomain
-from legation.pki.verification import (
-    CRLScope,
-    Purpose,
-    VerifiedCertificate,
-    VerifiedSVID,
-    verify_certificate,
-    verify_svid,
-)
+from typing import TYPE_CHECKING
+
+from legation.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from legation.pki.bundle import TrustBundle
+    from legation.pki.crl import RevocationList, RevokedEntry, build_crl, check_successor
+    from legation.pki.csr import CertificateRequest, build_request
+    from legation.pki.encoding import (
+        KeyStore,
+        certificate_from_der,
+        certificates_from_der,
+        certificates_from_pem,
+        certificates_to_der,
+        certificates_to_pem,
+        chain_matches_key,
+        from_pkcs12,
+        private_key_from_der,
+        private_key_from_pem,
+        private_key_to_der,
+        private_key_to_pem,
+        public_key_from_der,
+        public_key_to_pem,
+        to_pkcs12,
+    )
+    from legation.pki.issuance import (
+        IssuedCertificate,
+        Issuer,
+        Subject,
+        Validity,
+        issue,
+        issue_ca,
+        only_trust_domain,
+        self_sign,
+    )
+    from legation.pki.keys import (
+        KeyAlgorithm,
+        PrivateKey,
+        PublicKey,
+        algorithm_of,
+        generate_key,
+        key_fingerprint,
+        key_id,
+        public_key_der,
+        sign,
+        signature_hash,
+        verify,
+        verify_with,
+    )
+    from legation.pki.lint import LINTS, Finding, Severity, lint_certificate
+    from legation.pki.profiles import (
+        AGENT,
+        CLIENT,
+        DECOY,
+        ISSUER,
+        OCSP,
+        PROFILES,
+        ROOT,
+        SERVER,
+        WORKLOAD,
+        Profile,
+    )
+    from legation.pki.serials import SerialNumber
+    from legation.pki.spiffe_id import SpiffeID, TrustDomain
+    from legation.pki.verification import (
+        CRLScope,
+        Purpose,
+        VerifiedCertificate,
+        VerifiedSVID,
+        verify_certificate,
+        verify_svid,
+    )
 
 __all__ = [
     "AGENT",
@@ -121,7 +126,6 @@ __all__ = [
     "issue_ca",
     "key_fingerprint",
     "key_id",
-    "lint",
     "lint_certificate",
     "only_trust_domain",
     "private_key_from_der",
@@ -140,3 +144,73 @@ __all__ = [
     "verify_svid",
     "verify_with",
 ]
+
+_HOMES = {
+    "AGENT": "profiles",
+    "CLIENT": "profiles",
+    "CRLScope": "verification",
+    "CertificateRequest": "csr",
+    "DECOY": "profiles",
+    "Finding": "lint",
+    "ISSUER": "profiles",
+    "IssuedCertificate": "issuance",
+    "Issuer": "issuance",
+    "KeyAlgorithm": "keys",
+    "KeyStore": "encoding",
+    "LINTS": "lint",
+    "OCSP": "profiles",
+    "PROFILES": "profiles",
+    "PrivateKey": "keys",
+    "Profile": "profiles",
+    "PublicKey": "keys",
+    "Purpose": "verification",
+    "ROOT": "profiles",
+    "RevocationList": "crl",
+    "RevokedEntry": "crl",
+    "SERVER": "profiles",
+    "SerialNumber": "serials",
+    "Severity": "lint",
+    "SpiffeID": "spiffe_id",
+    "Subject": "issuance",
+    "TrustBundle": "bundle",
+    "TrustDomain": "spiffe_id",
+    "Validity": "issuance",
+    "VerifiedCertificate": "verification",
+    "VerifiedSVID": "verification",
+    "WORKLOAD": "profiles",
+    "algorithm_of": "keys",
+    "build_crl": "crl",
+    "build_request": "csr",
+    "certificate_from_der": "encoding",
+    "certificates_from_der": "encoding",
+    "certificates_from_pem": "encoding",
+    "certificates_to_der": "encoding",
+    "certificates_to_pem": "encoding",
+    "chain_matches_key": "encoding",
+    "check_successor": "crl",
+    "from_pkcs12": "encoding",
+    "generate_key": "keys",
+    "issue": "issuance",
+    "issue_ca": "issuance",
+    "key_fingerprint": "keys",
+    "key_id": "keys",
+    "lint_certificate": "lint",
+    "only_trust_domain": "issuance",
+    "private_key_from_der": "encoding",
+    "private_key_from_pem": "encoding",
+    "private_key_to_der": "encoding",
+    "private_key_to_pem": "encoding",
+    "public_key_der": "keys",
+    "public_key_from_der": "encoding",
+    "public_key_to_pem": "encoding",
+    "self_sign": "issuance",
+    "sign": "keys",
+    "signature_hash": "keys",
+    "to_pkcs12": "encoding",
+    "verify": "keys",
+    "verify_certificate": "verification",
+    "verify_svid": "verification",
+    "verify_with": "keys",
+}
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""Public keys as JSON Web Keys (RFC 7517), for SPIFFE bundle documents."""
+"""Public keys as JSON Web Keys (RFC 7517), for SPIFFE bundle documents and JWT-SVIDs."""
 
 import base64
 import binascii
@@ -13,6 +13,13 @@ from legation.errors import InvalidInput
 from legation.pki.keys import KeyAlgorithm, PublicKey, algorithm_of
 
 KEY_TYPES: Final = frozenset({"EC", "RSA", "OKP", "AKP"})
+# What JWT-SVIDs are signed with (JWT-SVID, section 2.1; RFC 7518, section 3.1).
+JWS_ALGORITHMS: Final = {
+    KeyAlgorithm.P256: "ES256",
+    KeyAlgorithm.P384: "ES384",
+    KeyAlgorithm.RSA_3072: "RS256",
+    KeyAlgorithm.RSA_4096: "RS256",
+}
 _CURVES: Final[dict[str, tuple[ec.EllipticCurve, KeyAlgorithm, int]]] = {
     "P-256": (ec.SECP256R1(), KeyAlgorithm.P256, 32),
     "P-384": (ec.SECP384R1(), KeyAlgorithm.P384, 48),

@@ -20,19 +20,14 @@ from joserfc.jwk import ECKey, RSAKey
 from legation.causes import Cause, Failure
 from legation.errors import InvalidInput, LegationError, LimitExceeded, VerificationError
 from legation.pki.bundle import TrustBundle
-from legation.pki.keys import KeyAlgorithm, PrivateKey, PublicKey, algorithm_of
+from legation.pki.jwk import JWS_ALGORITHMS
+from legation.pki.keys import PrivateKey, PublicKey, algorithm_of
 from legation.pki.spiffe_id import SpiffeID, TrustDomain
 
 MAX_TOKEN_SIZE: Final = 8 * 1024
 MAX_AUDIENCES: Final = 32
 MAX_AUDIENCE_LENGTH: Final = 512
-# Section 2: what may sign. Neither `none` nor a shared secret can say who somebody is.
-_SIGNING: Final = {
-    KeyAlgorithm.P256: "ES256",
-    KeyAlgorithm.P384: "ES384",
-    KeyAlgorithm.RSA_3072: "RS256",
-    KeyAlgorithm.RSA_4096: "RS256",
-}
+# Section 2.1: neither `none` nor a shared secret can say who somebody is.
 _ACCEPTED: Final[Mapping[type, frozenset[str]]] = {
     ec.EllipticCurvePublicKey: frozenset({"ES256", "ES384"}),
     rsa.RSAPublicKey: frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
@@ -114,7 +109,7 @@ def sign_jwt_svid(private_key: PrivateKey, *, key_id: str, contents: JWTSVIDCont
     Raises:
         InvalidInput: the key's kind cannot sign JWT-SVIDs, or the audience is not acceptable.
     """
-    algorithm = _SIGNING.get(algorithm_of(private_key.public_key()))
+    algorithm = JWS_ALGORITHMS.get(algorithm_of(private_key.public_key()))
     if algorithm is None:
         raise InvalidInput("JWT-SVIDs are signed with P-256, P-384 or RSA keys")
     audience = check_audience(contents.audience)

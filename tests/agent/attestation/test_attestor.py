@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from legation.agent.attestation import UnixAttestor, peer_of, peers
+from legation.agent.attestation import PeerAttestor, UnixAttestor, peer_of, peers
 from legation.agent.attestation import attestor as attestor_module
 from legation.clock import SystemClock
-from legation.errors import LimitExceeded, NotPermitted, TimedOut
+from legation.errors import LimitExceeded, NotPermitted, TimedOut, Unavailable
 
 PYTHON = Path(sys.executable).resolve()
 # Connects, says that it did, and stays until its standard input ends. The credentials of
@@ -37,10 +37,10 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to change user"
 
 
 @pytest.fixture
-def attestor():
-    attestor = UnixAttestor(SystemClock())
+async def attestor():
+    attestor = PeerAttestor(SystemClock())
     yield attestor
-    attestor.close()
+    await attestor.close()
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ async def test_a_dead_peer_is_refused(attestor, listener):
 async def test_a_peer_that_dies_while_it_is_read_is_refused(attestor, listener, monkeypatch):
     """What was read of a process that exited meanwhile is thrown away."""
     with Caller(listener) as caller:
-        read = attestor._reader.read
+        read = attestor._unix._reader.read
 
         def read_then_die(pid):
             try:
@@ -202,7 +202,7 @@ async def test_a_peer_that_dies_while_it_is_read_is_refused(attestor, listener, 
             finally:
                 caller.end()
 
-        monkeypatch.setattr(attestor._reader, "read", read_then_die)
+        monkeypatch.setattr(attestor._unix._reader, "read", read_then_die)
         with pytest.raises(NotPermitted, match="exited while"):
             await attest(attestor, caller)
 
@@ -247,7 +247,7 @@ async def test_an_unreadable_executable_leaves_user_selectors(attestor, listener
     def refuse(pid):
         raise PermissionError
 
-    monkeypatch.setattr(attestor._reader, "read", refuse)
+    monkeypatch.setattr(attestor._unix._reader, "read", refuse)
     with Caller(listener) as caller:
         seen = await attest(attestor, caller)
     assert {s.split(":")[1] for s in seen.selectors} <= {
@@ -258,8 +258,8 @@ async def test_an_unreadable_executable_leaves_user_selectors(attestor, listener
 async def test_an_executable_that_never_answers_times_out(attestor, listener, monkeypatch):
     """A read that hangs costs its caller the answer, and others of its user only their turn."""
     release = threading.Event()
-    monkeypatch.setattr(attestor_module, "_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(attestor._reader, "read", lambda pid: release.wait(30))
+    monkeypatch.setattr(UnixAttestor, "time_limit_s", 0.05)
+    monkeypatch.setattr(attestor._unix._reader, "read", lambda pid: release.wait(30))
     try:
         with Caller(listener) as caller:
             outcomes = await asyncio.gather(
@@ -293,6 +293,100 @@ async def test_no_descriptor_leaks(attestor, listener):
             with contextlib.suppress(NotPermitted):
                 await attest(attestor, caller)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+class Source:
+    """A source besides the kernel, which says what the test wants."""
+
+    name = "source"
+    time_limit_s = 0.05
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+        self.closed = False
+
+    async def selectors(self, process):
+        if callable(self.outcome):
+            await self.outcome(process)  # an endless wait, or a Dying
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return frozenset(self.outcome)
+
+    async def close(self):
+        self.closed = True
+
+
+class Dying(list):
+    """Says something, after the process that it is about was killed."""
+
+    def __init__(self, caller):
+        super().__init__(["source:a:b"])
+        self.caller = caller
+
+    async def __call__(self, process):
+        self.caller.end()
+
+
+@contextlib.asynccontextmanager
+async def attestor_with(outcome):
+    source = Source(outcome)
+    attestor = PeerAttestor(SystemClock(), [source])
+    yield attestor
+    await attestor.close()
+    assert source.closed
+
+
+async def test_another_source_adds_its_selectors(listener):
+    """What a source says stands beside what the kernel says."""
+    async with attestor_with(["source:a:b"]) as attestor:
+        with Caller(listener) as caller:
+            seen = await attest(attestor, caller)
+        assert {"source:a:b", f"unix:uid:{os.getuid()}"} <= seen.selectors
+        assert attestor.problems == {"unix": None, "source": None}
+
+
+async def test_a_source_speaks_for_itself_only(listener):
+    """A source that lends a process the kernel's selectors is not listened to."""
+    async with attestor_with(["unix:uid:4711", "source:a:b"]) as attestor:
+        with Caller(listener) as caller:
+            seen = await attest(attestor, caller)
+        assert "source:a:b" in seen.selectors
+        assert "unix:uid:4711" not in seen.selectors
+
+
+@pytest.mark.parametrize("outcome", [Unavailable("down"), NotPermitted("forged"), None])
+async def test_a_source_that_fails_adds_nothing_and_says_so(listener, outcome):
+    """A failing, refusing or silent source takes nothing away, gives nothing, and is reported."""
+
+    async def forever(process):
+        await asyncio.Event().wait()
+
+    async with attestor_with(outcome or forever) as attestor:
+        with Caller(listener) as caller:
+            seen = await attest(attestor, caller)
+        assert {one.partition(":")[0] for one in seen.selectors} == {"unix"}
+        assert attestor.problems["source"] == (
+            str(outcome) if outcome
+            else f"source did not say in time what process {seen.pid} is"
+        )  # fmt: skip
+
+
+async def test_a_problem_that_is_over_is_forgotten(listener):
+    """After a source answers again there is no problem any more."""
+    async with attestor_with(Unavailable("down")) as attestor:
+        with Caller(listener) as caller:
+            await attest(attestor, caller)
+            attestor._others[0].outcome = []
+            await attest(attestor, caller)
+        assert attestor.problems["source"] is None
+
+
+async def test_a_peer_that_dies_while_another_source_is_asked_is_refused(listener):
+    """What a source said of a process that exited meanwhile is thrown away."""
+    with Caller(listener) as caller:
+        async with attestor_with(Dying(caller)) as attestor:
+            with pytest.raises(NotPermitted, match="exited while"):
+                await attest(attestor, caller)
 
 
 def interpreter_at(path, *, tail=b""):

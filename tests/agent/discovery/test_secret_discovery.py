@@ -1,6 +1,7 @@
 """Secrets for an Envoy that someone has configured by hand, under SPIRE's names."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -176,3 +177,19 @@ async def test_rotation_reaches_an_envoy_configured_by_hand(
         shown = caller.writer.get_extra_info("ssl_object").getpeercert()["serialNumber"]
         assert int(shown, 16) == feed.held[API].serial
         await caller.close()
+
+
+async def test_a_staple_that_is_refused_holds_no_secret_up(
+    agent: Agent, authorities: Authorities, feed: Feed, short_path: Path
+) -> None:
+    """An Envoy that does not take the OCSP response is given the certificate without it."""
+    feed.drop(WEB)
+    agent.staples[feed.held[API].serial] = b"\x30\x03\x0a\x01\x03"  # tryLater: no staple at all
+    async with http_app() as app, _envoy(agent, app, "default", "ROOTCA") as port:
+        tls = authorities.client_context(authorities.leaf(WEB), short_path)
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    assert (await Caller.once(port, tls)).status == 200
+                    break
+                await asyncio.sleep(0.05)

@@ -1,52 +1,49 @@
-"""Attests processes on Unix sockets.
+"""Attests the processes at the other end of Unix sockets: the frame around every source.
 
 The procedure, in this order, so that no step can be about another process:
 
 1. The kernel says who connected: process number, user, groups (as of the connection).
 2. A pidfd pins that process.
-3. Its executable is opened once; path and digest are those of that open file.
+3. Every source says what it knows of the process: the kernel, systemd, container engines.
 4. The pidfd says that the process still lives, hence all of the above was about it.
 
-A process can be made to run another program's code by anyone who may trace it, and it can
-hand its connection to others. Path and digest therefore tell workloads of *different*
-users apart with certainty, and those of one user only as far as they respect each other.
+A source that fails adds nothing. That is never a way in: an entry asks for selectors to be
+there, and none for one to be absent. The kernel is the exception, for without its word
+nothing at all is known.
 """
 
 import asyncio
-import grp
-import pwd
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from weakref import WeakValueDictionary
+from collections.abc import Mapping, Sequence
 
-from legation.agent.attestation.executables import Executable, ExecutableReader
 from legation.agent.attestation.peers import PeerProcess, peer_of
+from legation.agent.attestation.unix import UnixAttestor
+from legation.agent.attestation.workload import WorkloadAttestor
 from legation.agent.model import AttestedCaller
 from legation.clock import Clock
-from legation.errors import LimitExceeded, NotPermitted, TimedOut
+from legation.errors import LegationError, LimitExceeded, NotPermitted, TimedOut
 
-_THREADS = 4
-# One user cannot hold more of the threads than this, for example with an executable on a
-# file system that it serves itself and that never answers.
-_THREADS_PER_USER = 2
 _WAITING_PER_USER = 64
-_TIMEOUT_S = 10.0
 
 
-class UnixAttestor:
-    """Attests the peers of Unix sockets from the kernel's knowledge of their processes.
+class PeerAttestor:
+    """Implements `legation.agent.model.Attestor` with several sources.
 
-    Selectors: ``unix:uid:N``, ``unix:gid:N``, ``unix:supplementary_gid:N``,
-    ``unix:user:NAME``, ``unix:group:NAME``, ``unix:path:/PATH``, ``unix:sha256:HEX``.
+    Args:
+        clock: tells whether a digest may be kept.
+        others: the sources besides the kernel.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._reader = ExecutableReader(clock)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="attestation")
-        # A slot lives as long as someone waits for it or a thread holds it.
-        self._slots: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
+    def __init__(self, clock: Clock, others: Sequence[WorkloadAttestor] = ()) -> None:
+        self._unix = UnixAttestor(clock)
+        self._others = tuple(others)
         self._waiting: Counter[int] = Counter()
+        self._problems: dict[str, str | None] = {other.name: None for other in self._others}
+
+    @property
+    def problems(self) -> Mapping[str, str | None]:
+        """By source, why it could say nothing the last time it was asked, or None."""
+        return {self._unix.name: None, **self._problems}
 
     async def attest(self, fd: int, *, connected_at: float) -> AttestedCaller:
         """Attest the peer of the connected Unix socket `fd`.
@@ -65,76 +62,47 @@ class UnixAttestor:
                 raise LimitExceeded(f"too many callers of uid {peer.uid} at once")
             self._waiting[peer.uid] += 1
             try:
-                selectors = await self._establish(peer)
+                selectors = await self._ask_everyone(peer)  # step 3
             finally:
                 self._forget(peer.uid)
             if not peer.alive():  # step 4
                 raise NotPermitted("the peer exited while it was being attested")
             return AttestedCaller(pid=peer.pid, uid=peer.uid, gid=peer.gid, selectors=selectors)
 
-    def close(self) -> None:
-        """Let the threads go; what they still read is of no use to anyone."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    async def close(self) -> None:
+        """Let go of every source."""
+        for attestor in (self._unix, *self._others):
+            await attestor.close()
 
-    async def _establish(self, peer: PeerProcess) -> frozenset[str]:
-        slot = self._slots.setdefault(peer.uid, asyncio.Semaphore(_THREADS_PER_USER))
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                await slot.acquire()
-                # Released when the thread is done, not when we stop waiting for it.
-                work = self._threads.submit(self._selectors, peer)
-                loop = asyncio.get_running_loop()
-                work.add_done_callback(lambda _: _call_on(loop, slot.release))
-                return await asyncio.wrap_future(work)
-        except TimeoutError:
-            raise TimedOut(f"the executable of process {peer.pid} cannot be read") from None
+    async def _ask_everyone(self, peer: PeerProcess) -> frozenset[str]:
+        async with asyncio.TaskGroup() as group:
+            unix = group.create_task(_outcome(self._unix, peer))
+            others = [group.create_task(self._tolerated(other, peer)) for other in self._others]
+        outcome = unix.result()
+        if isinstance(outcome, LegationError):
+            raise outcome
+        return outcome.union(*(other.result() for other in others))
+
+    async def _tolerated(self, attestor: WorkloadAttestor, peer: PeerProcess) -> frozenset[str]:
+        outcome = await _outcome(attestor, peer)
+        if isinstance(outcome, LegationError):
+            self._problems[attestor.name] = str(outcome)
+            return frozenset()
+        self._problems[attestor.name] = None
+        # A source speaks for itself only.
+        return frozenset(one for one in outcome if one.startswith(f"{attestor.name}:"))
 
     def _forget(self, uid: int) -> None:
         self._waiting[uid] -= 1
         if not self._waiting[uid]:
             del self._waiting[uid]
 
-    def _selectors(self, peer: PeerProcess) -> frozenset[str]:
-        return frozenset(_selectors(peer, self._executable(peer)))
 
-    def _executable(self, peer: PeerProcess) -> Executable:
-        try:
-            return self._reader.read(peer.pid)  # step 3
-        except OSError:
-            # Not permitted to look (another user, and the agent is not root), or gone,
-            # which step 4 finds out. Either way nothing is said about the executable.
-            return Executable(path=None, sha256=None)
-
-
-def _selectors(peer: PeerProcess, executable: Executable) -> Iterator[str]:
-    yield f"unix:uid:{peer.uid}"
-    yield f"unix:gid:{peer.gid}"
-    for gid in peer.groups:
-        yield f"unix:supplementary_gid:{gid}"
-    if name := _user_name(peer.uid):
-        yield f"unix:user:{name}"
-    if name := _group_name(peer.gid):
-        yield f"unix:group:{name}"
-    if executable.path is not None:
-        yield f"unix:path:{executable.path}"
-    if executable.sha256 is not None:
-        yield f"unix:sha256:{executable.sha256}"
-
-
-def _user_name(uid: int) -> str | None:
+async def _outcome(attestor: WorkloadAttestor, peer: PeerProcess) -> frozenset[str] | LegationError:
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return None
-
-
-def _group_name(gid: int) -> str | None:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return None
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call)
+        async with asyncio.timeout(attestor.time_limit_s):
+            return await attestor.selectors(peer)
+    except TimeoutError:
+        return TimedOut(f"{attestor.name} did not say in time what process {peer.pid} is")
+    except LegationError as error:
+        return error

@@ -60,6 +60,7 @@ def inputs_from(
     identities: Identities,
     *,
     drain_epochs: Mapping[str, int],
+    ocsp_staple: bytes | None = None,
 ) -> ProxyInputs:
     """Gather what a snapshot is made from."""
     chain_pem, private_key_pem, issuer = pem_of(identity.chain, identity.private_key)
@@ -72,6 +73,7 @@ def inputs_from(
         state=identities.state,
         mtls=identity.entry.mtls,
         drain_epochs=drain_epochs,
+        ocsp_staple=ocsp_staple,
     )
 
 

@@ -17,6 +17,7 @@ from legation.agent.discovery.connections import ConnectionTable, OpenConnection
 from legation.agent.discovery.cutting import DRAIN, SOCKET_DESTROY
 from legation.agent.discovery.identity import find_identity, identity_for, inputs_from
 from legation.agent.discovery.messages import RawMessage
+from legation.agent.discovery.offered import Offer, OfferedIdentity, places_to_look
 from legation.agent.discovery.session import Request, Session
 from legation.agent.discovery.surroundings import Surroundings
 from legation.agent.model import (
@@ -24,6 +25,7 @@ from legation.agent.model import (
     PointState,
     WorkloadIdentity,
 )
+from legation.agent.tls import KEY_ALGORITHMS
 from legation.causes import Cause
 from legation.envoy import type_urls
 from legation.envoy.revocation import RevokedPeers
@@ -75,11 +77,15 @@ class ConnectedProxy:
         self._around = around
         self._attest = attest
         self._caller = caller
-        self._identity = identity_for(around.identities, caller, spec)
+        self._offered = OfferedIdentity(
+            identity_for(around.identities, caller, spec), now=around.clock.now
+        )
         self._session = Session()
         self._drain_epochs: dict[str, int] = {}
         self._stale = False
         self._withdrawn = self._cut_note = ""
+        self._staple: bytes | None = None
+        self._refused_staple: bytes | None = None
         self._runner: asyncio.Task[None] | None = None
         self._work, self._enforce = asyncio.Event(), asyncio.Event()
         self._snapshot = self._build(None)
@@ -92,7 +98,22 @@ class ConnectedProxy:
     @property
     def spiffe_id(self) -> str:
         """The identity it acts under."""
-        return self._identity.spiffe_id
+        return self._offered.newest.spiffe_id
+
+    @property
+    def offer(self) -> Offer:
+        """The certificate that it was given, and what it says about it."""
+        taken, newest = self._offered.taken, self._offered.newest
+        visible = newest.entry.key_algorithm in KEY_ALGORITHMS
+        return Offer(
+            point=self.point,
+            spiffe_id=self.spiffe_id,
+            serial=newest.serial,
+            held=None if taken is None else taken.serial,
+            problem=self._offered.problem,
+            addresses=places_to_look(self.spec, self.pid) if visible else (),
+            connected=self._runner is not None and not self._runner.done(),
+        )
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -111,11 +132,25 @@ class ConnectedProxy:
             InvalidInput: a type that is not served here.
         """
         settled = self._session.receive(request)
+        if settled and request.type_url == type_urls.SECRET:
+            self._settle_identity(self._session.sent(request.type_url), request.error)
         if request.error and settled:
             kind = request.type_url.rpartition(".")[2]
             _log.error("proxy %s refuses its new %s: %s", self.point, kind, request.error)
             self._state(self._stated)
         self._work.set()
+
+    def _settle_identity(self, version: str, error: str) -> None:
+        if not error:
+            self._offered.accepted(version)
+        elif self._staple is not None:
+            # Perhaps it is only the staple, which must not hold up anything else.
+            self._refused_staple = self._staple
+            self._snapshot = self._build(self._snapshot)
+        elif self._offered.refused(version, error):
+            _log.error("proxy %s is given its certificate before again", self.point)
+            self._snapshot = self._build(self._snapshot)
+        self._around.offers.notify()
 
     def refusal(self, connection: OpenConnection) -> Cause | None:
         """Return the cause for which the peer of a new connection is refused, or None."""
@@ -154,6 +189,8 @@ class ConnectedProxy:
                 await self._refresh()
             for push in self._session.offer(self._snapshot):
                 held = self._snapshot.by_type[push.type_url]
+                if push.type_url == type_urls.SECRET:
+                    self._offered.pushed(push.version)
                 encoded = self._around.encoder.resources(push.type_url, held.digest, held.resources)
                 await send(
                     self._around.encoder.response(
@@ -169,14 +206,16 @@ class ConnectedProxy:
     async def _refresh(self) -> None:
         held = self._around.identities.identities_for(self._caller)
         current = find_identity(held, self.spiffe_id)
-        if current is not None and current.serial != self._identity.serial:
+        if current is not None and current.serial != self._offered.newest.serial:
             # The process behind an old stream may be another program by now.
             current = await self._identity_shown_again()
         if current is None:
             # It keeps what it has: a proxy that hears of no revocation would be worse.
             self._withdrawn = "its identity was withdrawn"
         else:
-            self._identity, self._withdrawn = current, ""
+            self._offered.renew(current)
+            self._withdrawn = ""
+            self._around.offers.notify()
         self._snapshot = self._build(self._snapshot)
 
     async def _identity_shown_again(self) -> WorkloadIdentity | None:
@@ -189,8 +228,14 @@ class ConnectedProxy:
         return find_identity(held, self.spiffe_id)
 
     def _build(self, previous: Snapshot | None) -> Snapshot:
+        staple = self._around.staple(self._offered.current.serial)
+        self._staple = None if staple == self._refused_staple else staple
         inputs = inputs_from(
-            self._identity, self.spec, self._around.identities, drain_epochs=self._drain_epochs
+            self._offered.current,
+            self.spec,
+            self._around.identities,
+            drain_epochs=self._drain_epochs,
+            ocsp_staple=self._staple,
         )
         return build(inputs, previous=previous)
 

@@ -37,11 +37,16 @@ _log = logging.getLogger(__name__)
 
 
 class SecretClient:
-    """One process with any number of secret streams, and so one enforcement point."""
+    """One process with any number of secret streams, and so one enforcement point.
+
+    Attributes:
+        stapling: whether it is given OCSP responses.
+    """
 
     def __init__(self, node_id: str, caller: AttestedCaller, around: Surroundings) -> None:
         name = node_id if _NAME.match(node_id) else str(caller.pid)
         self.point = f"{KIND}/{name}#{caller.pid}"
+        self.stapling = True
         self._caller = caller
         self._around = around
         self._streams: set[SecretStream] = set()
@@ -50,6 +55,16 @@ class SecretClient:
         """Take note that identities or the feed have changed."""
         for stream in self._streams:
             stream.state_changed()
+
+    def do_without_staples(self) -> None:
+        """It has refused something: perhaps only a staple, which must not hold anything up.
+
+        Envoy says so on whichever stream brings what is missing for its TLS context, so this
+        concerns all of them.
+        """
+        if self.stapling:
+            self.stapling = False
+            self.state_changed()
 
     @contextlib.contextmanager
     def stream(self, attest: Callable[[], Awaitable[AttestedCaller]]) -> Iterator["SecretStream"]:
@@ -110,6 +125,7 @@ class SecretStream:
         """Take in a request."""
         if self._session.receive(request) and request.error:
             _log.error("%s refuses its new secrets: %s", self._client.point, request.error)
+            self._client.do_without_staples()
         self._work.set()
 
     async def run(self, send: Callable[[RawMessage], Awaitable[None]]) -> None:
@@ -157,14 +173,20 @@ class SecretStream:
             lists_in_force=False,
         )
 
+    def _staple(self, serial: int) -> bytes | None:
+        return self._around.staple(serial) if self._client.stapling else None
+
     def _all_secrets(self) -> Iterator[dict[str, Any]]:
         state = self._around.identities.state
         own = self._around.identities.agent_id.trust_domain
         for identity in self._held:
             chain, key, _ = pem_of(identity.chain, identity.private_key)
-            yield identity_secret(chain, key, name=identity.spiffe_id)
-        chain, key, issuer = pem_of(self._held[0].chain, self._held[0].private_key)
-        yield identity_secret(chain, key, name=DEFAULT_IDENTITY)
+            staple = self._staple(identity.serial)
+            yield identity_secret(chain, key, name=identity.spiffe_id, ocsp_staple=staple)
+        first = self._held[0]
+        chain, key, issuer = pem_of(first.chain, first.private_key)
+        staple = self._staple(first.serial)
+        yield identity_secret(chain, key, name=DEFAULT_IDENTITY, ocsp_staple=staple)
         lists = usable_lists(state.crls.values(), issuer=issuer)
         for name, bundle in state.bundles.items():
             domain = TrustDomain(name)

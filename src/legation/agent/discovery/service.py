@@ -18,6 +18,7 @@ from grpclib.server import Stream
 
 from legation.agent.discovery.cutting import Cutter
 from legation.agent.discovery.messages import Encoder, RawMessage, Strict
+from legation.agent.discovery.offered import Offer
 from legation.agent.discovery.proxies import ConnectedProxy
 from legation.agent.discovery.records import opened, records
 from legation.agent.discovery.secrets import SecretClient
@@ -26,10 +27,12 @@ from legation.agent.discovery.surroundings import Surroundings
 from legation.agent.local_server import attest_peer
 from legation.agent.model import (
     Attestor,
+    Changes,
     Identities,
     PointBoard,
     RefusalReport,
 )
+from legation.agent.staples import Stapled, unstapled
 from legation.causes import Cause
 from legation.clock import Clock
 from legation.envoy.spec import METADATA_KEY, ProxySpec
@@ -57,6 +60,7 @@ class Discovery:
         board: where the points' states and refusals are stated.
         clock: the time.
         cutter: cuts open connections; None for one that finds out what it may do.
+        staple: returns the OCSP response to staple to a certificate, by serial number.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Discovery:
         board: PointBoard,
         clock: Clock,
         cutter: Cutter | None = None,
+        staple: Stapled = unstapled,
     ) -> None:
         self._attestor = attestor
         self._around = Surroundings(
@@ -75,11 +80,21 @@ class Discovery:
             clock=clock,
             encoder=Encoder(),
             cutter=cutter or Cutter(),
+            staple=staple,
         )
         self._proxies: dict[int, ConnectedProxy] = {}
         self._secret_clients: dict[int, SecretClient] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._exits: dict[int, int] = {}  # pid to pidfd
+
+    @property
+    def offers_changed(self) -> Changes:
+        """Notified when a proxy was given another certificate, or says something about it."""
+        return self._around.offers
+
+    def offers(self) -> list[Offer]:
+        """Return the certificate that each proxy was given, and what it says about it."""
+        return [proxy.offer for proxy in self._proxies.values()]
 
     @property
     def handlers(self) -> list["_Service"]:
@@ -125,10 +140,14 @@ class Discovery:
 
     async def _watch(self) -> None:
         async for _ in self._around.identities.watch():
-            for proxy in self._proxies.values():
-                proxy.state_changed()
-            for client in self._secret_clients.values():
-                client.state_changed()
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Look at identities, feed and staples again, for every proxy."""
+        for proxy in self._proxies.values():
+            proxy.state_changed()
+        for client in self._secret_clients.values():
+            client.state_changed()
 
     async def _aggregated(self, stream: _AnyStream) -> None:
         first = await _first(stream)
@@ -239,6 +258,7 @@ class Discovery:
             if gone is not None:
                 _log.info("proxy %s is gone", gone.point)
                 self._around.board.remove(gone.point)
+                self._around.offers.notify()
 
 
 class _Service:

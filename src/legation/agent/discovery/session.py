@@ -114,6 +114,11 @@ class Session:
         subscription = self._subscriptions.get(type_url)
         return subscription.brought if subscription else ""
 
+    def sent(self, type_url: str) -> str:
+        """Return the version that the client was sent last, or nothing."""
+        subscription = self._subscriptions.get(type_url)
+        return subscription.sent if subscription else ""
+
     def offer(self, snapshot: Snapshot) -> list[Push]:
         """Return what has to be sent so that the client comes to `snapshot`, in order."""
         pushes = []

@@ -1,19 +1,27 @@
 """What all the proxies behind one agent share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from legation.agent.discovery.cutting import Cutter
 from legation.agent.discovery.messages import Encoder
-from legation.agent.model import Identities, PointBoard
+from legation.agent.model import Changes, Identities, PointBoard
+from legation.agent.staples import Stapled, unstapled
 from legation.clock import Clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a discovery service needs to serve one more proxy."""
+    """What a discovery service needs to serve one more proxy.
+
+    Attributes:
+        staple: returns the OCSP response to staple to a certificate, by serial number.
+        offers: notified when a proxy was given another certificate, or says something about it.
+    """
 
     identities: Identities
     board: PointBoard
     clock: Clock
     encoder: Encoder
     cutter: Cutter
+    staple: Stapled = unstapled
+    offers: Changes = field(default_factory=Changes)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
@@ -24,7 +23,7 @@ from legation.authority.rest.authentication import (
 )
 from legation.authority.rest.calls import Call, Reply, Route, Stream
 from legation.authority.rest.openapi import openapi_document
-from legation.authority.rest.problems import Problem, http_problem, problem_of
+from legation.authority.rest.problems import http_problem, incident_problem, problem_of
 from legation.authority.rest.reading import read_body, read_parameters, refuse_parameters
 from legation.authority.rest.routes import ROUTES
 from legation.clock import Clock
@@ -139,7 +138,7 @@ class _Guarded:
         try:
             await self._application(scope, receive, send_with_headers)
         except Exception as error:
-            problem = _incident(error)
+            problem = incident_problem(error)
             if started:
                 raise InternalError(problem.detail) from None
             await problem.to_response()(scope, receive, send_with_headers)
@@ -173,7 +172,7 @@ async def _encoded(lines: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
         async for line in lines:
             yield line.model_dump_json(exclude_none=True).encode() + b"\n"
     except Exception as error:
-        problem = problem_of(error) if isinstance(error, LegationError) else _incident(error)
+        problem = problem_of(error) if isinstance(error, LegationError) else incident_problem(error)
         yield b'{"problem":' + problem.to_json() + b"}\n"
 
 
@@ -185,18 +184,8 @@ def _json_response(value: BaseModel, *, status: int) -> Response:
 
 def _problem_response(error: LegationError) -> Response:
     # An InternalError was raised by a check of ours: it is a defect all the same.
-    problem = _incident(error) if isinstance(error, InternalError) else problem_of(error)
+    problem = incident_problem(error) if isinstance(error, InternalError) else problem_of(error)
     return problem.to_response()
-
-
-def _incident(error: Exception) -> Problem:
-    """Log a defect under a name that the caller is told; the details stay in the log."""
-    incident = secrets.token_hex(8)
-    _log.error("incident %s", incident, exc_info=error)
-    return problem_of(
-        InternalError("the authority failed on this request", remedy="look into its log"),
-        incident=incident,
-    )
 
 
 async def _on_http_exception(_request: Request, error: Exception) -> Response:

@@ -4,9 +4,17 @@ import base64
 import binascii
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    RootModel,
+    WithJsonSchema,
+)
 
 from legation.clock import to_rfc3339
 from legation.errors import InvalidInput, LegationError
@@ -40,6 +48,7 @@ SpiffeIDField = Annotated[
     AfterValidator(_spiffe_id),
 ]
 EntryID = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["api-1"])]
+RequestID = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 TokenID = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$")]
 OperatorName = Annotated[
@@ -61,7 +70,7 @@ CSRText = Annotated[
         description="certificate signing request: PEM, or DER in Base64",
     ),
 ]
-# RFC 5280, section 5.3.1, without the two that only make sense for a suspension.
+# RFC 5280, section 5.3.1, without removeFromCRL, which is for delta lists alone.
 RevocationReason = Literal[
     "unspecified",
     "keyCompromise",
@@ -69,6 +78,7 @@ RevocationReason = Literal[
     "affiliationChanged",
     "superseded",
     "cessationOfOperation",
+    "certificateHold",
     "privilegeWithdrawn",
     "aACompromise",
 ]
@@ -130,3 +140,7 @@ def csr_der(text: str) -> bytes:
             "the certificate signing request is neither PEM nor Base64",
             remedy="send the text that `openssl req -new` prints",
         ) from None
+
+
+class Document(RootModel[dict[str, Any]]):
+    """A JSON object."""

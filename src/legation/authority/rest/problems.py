@@ -5,6 +5,8 @@ from `OUTCOMES`. What HTTP itself finds wrong (no such path, method, media type)
 status of its own and the code of the nearest error.
 """
 
+import logging
+import secrets
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -24,6 +26,8 @@ from legation.errors import (
     VerificationError,
     outcome_of,
 )
+
+_log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:legation:problem:"
@@ -111,6 +115,24 @@ def http_problem(status: int, detail: str, *, remedy: str | None = None) -> Prob
         code=kind.code,
         remedy=remedy,
     )
+
+
+def incident_problem(error: Exception) -> Problem:
+    """Log a defect under a name that the caller is told; the details stay in the log."""
+    incident = secrets.token_hex(8)
+    _log.error("incident %s", incident, exc_info=error)
+    return problem_of(
+        InternalError("the authority failed on this request", remedy="look into its log"),
+        incident=incident,
+    )
+
+
+def problem_headers(problem: Problem) -> list[tuple[bytes, bytes]]:
+    """Return the ASGI headers that a problem needs whatever is asked."""
+    headers = [(b"content-type", MEDIA_TYPE.encode())]
+    if problem.status == 401:
+        headers.append((b"www-authenticate", CHALLENGE.encode()))
+    return headers
 
 
 _NEAREST: dict[int, type[LegationError]] = {

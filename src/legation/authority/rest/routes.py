@@ -4,23 +4,31 @@ from legation.authority.rest.calls import Route
 from legation.authority.rest.resources import (
     audit,
     certificates,
+    decoys,
+    discovery,
+    drills,
     entries,
     operators,
     policies,
     propagation,
     public,
     revocations,
+    rotations,
     tokens,
 )
 
 ROUTES: tuple[Route, ...] = (
     *public.ROUTES,
+    *discovery.ROUTES,
     *entries.ROUTES,
     *tokens.ROUTES,
     *policies.ROUTES,
     *certificates.ROUTES,
     *revocations.ROUTES,
     *propagation.ROUTES,
+    *rotations.ROUTES,
     *operators.ROUTES,
+    *decoys.ROUTES,
+    *drills.ROUTES,
     *audit.ROUTES,
 )

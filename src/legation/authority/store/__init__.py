@@ -5,6 +5,7 @@ A store keeps its promises only as one piece: `tests/authority/store_contract.py
 them, and every implementation runs it.
 """
 
+from legation.authority.store.drills import DrillStore
 from legation.authority.store.protocols import (
     AuditStore,
     CRLStore,
@@ -15,13 +16,16 @@ from legation.authority.store.protocols import (
     InventoryStore,
     IssuanceStore,
     OperatorStore,
-    RevocationStore,
+    RetentionStore,
     Sign,
+    SigningKeyStore,
     Store,
+    TokenStore,
 )
 from legation.authority.store.records import (
     AuditDraft,
     AuthorityIdentity,
+    BegunRevocation,
     CommittedEvent,
     EnrolledAgent,
     EventDraft,
@@ -29,19 +33,26 @@ from legation.authority.store.records import (
     InitialState,
     Issuance,
     IssuerRecord,
+    JoinTokenUse,
+    KeyChange,
+    OneTimeUse,
     Requester,
     RevokedRow,
+    Spend,
     StoredCRL,
     WrappedKey,
 )
+from legation.authority.store.revocation_protocol import RevocationStore
 
 __all__ = [
     "AuditDraft",
     "AuditStore",
     "AuthorityIdentity",
+    "BegunRevocation",
     "CRLStore",
     "CommittedEvent",
     "Deliver",
+    "DrillStore",
     "EnrolledAgent",
     "EnrolmentStore",
     "EventDraft",
@@ -53,12 +64,19 @@ __all__ = [
     "Issuance",
     "IssuanceStore",
     "IssuerRecord",
+    "JoinTokenUse",
+    "KeyChange",
+    "OneTimeUse",
     "OperatorStore",
     "Requester",
+    "RetentionStore",
     "RevocationStore",
     "RevokedRow",
     "Sign",
+    "SigningKeyStore",
+    "Spend",
     "Store",
     "StoredCRL",
+    "TokenStore",
     "WrappedKey",
 ]

@@ -5,11 +5,11 @@ events; when it returns, all of it is durable, and the feed's `deliver` has been
 with the events, in the order of their revisions. A method that raises has changed nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Protocol
 
-from legation.authority.model import RevocationOutcome
+from legation.authority.store.drills import DrillStore
 from legation.authority.store.records import (
     AuditDraft,
     AuditEntry,
@@ -23,12 +23,16 @@ from legation.authority.store.records import (
     IssuedRecord,
     IssuerRecord,
     JoinToken,
+    KeyChange,
     Operator,
     Requester,
     RevokedRow,
+    Spend,
     StoredCRL,
     WrappedKey,
 )
+from legation.authority.store.revocation_protocol import RevocationStore
+from legation.errors import NotPermitted
 from legation.wire.feed.events import FeedEvent, SignedEvent
 
 Sign = Callable[[FeedEvent], SignedEvent]
@@ -57,6 +61,9 @@ class InitialisationStore(Protocol):
     async def begin_feed(self, feed_id: str, *, audit: AuditDraft) -> None:
         """Give the feed another name, so that every agent takes a snapshot.
 
+        Revisions and serial indices go on far above where they are: the store may be an old
+        copy, and what followed the copy must not be taken for what follows now.
+
         Raises:
             NotFound: no authority was initialised here.
         """
@@ -64,6 +71,39 @@ class InitialisationStore(Protocol):
 
     async def wrapped_keys(self) -> Sequence[WrappedKey]: ...
     async def issuers(self) -> Sequence[IssuerRecord]: ...
+
+
+class SigningKeyStore(Protocol):
+    """Keys that change while the authority runs, and the trust bundle that names them."""
+
+    async def wrapped_keys(self) -> Sequence[WrappedKey]:
+        """Return every wrapped key, the oldest first."""
+        ...
+
+    async def change_keys(
+        self, change: KeyChange, bundle: EventDraft, *, expected: int, audit: AuditDraft
+    ) -> CommittedEvent:
+        """Add and remove keys together with the bundle's event.
+
+        Raises:
+            Conflict: someone else has changed the bundle meanwhile.
+        """
+        ...
+
+
+class TokenStore(Protocol):
+    """JWT-SVIDs on their way out."""
+
+    async def record_token(
+        self, spiffe_id: str, *, requester: Requester, audit: AuditDraft
+    ) -> None:
+        """Record that a token of an identity leaves.
+
+        Raises:
+            NotPermitted: the identity is banned.
+            NotAuthenticated: the requester is banned, or its certificate revoked.
+        """
+        ...
 
 
 class FeedStore(Protocol):
@@ -119,11 +159,12 @@ class IssuanceStore(Protocol):
 
     async def record_issuance(
         self, items: Sequence[Issuance], *, requester: Requester
-    ) -> frozenset[int]:
+    ) -> Mapping[int, NotPermitted]:
         """Record certificates before they leave.
 
         Returns:
-            Serial numbers that were *not* recorded, because their identity is banned.
+            Serial numbers that were *not* recorded, because their identity or key is banned,
+            and the refusal for each.
 
         Raises:
             NotAuthenticated: the requester is banned, or its own certificate is revoked.
@@ -132,7 +173,7 @@ class IssuanceStore(Protocol):
 
 
 class EnrolmentStore(Protocol):
-    """Join tokens and the agents they let in."""
+    """Join tokens, and the agents that they or other evidence let in."""
 
     async def create_token(self, token: JoinToken, *, digest: bytes, audit: AuditDraft) -> None: ...
     async def delete_token(self, token_id: str, *, audit: AuditDraft) -> None:
@@ -150,46 +191,23 @@ class EnrolmentStore(Protocol):
         ...
 
     async def enrol(
-        self, agent: EnrolledAgent, certificate: Issuance, *, at: datetime, audit: AuditDraft
+        self,
+        agent: EnrolledAgent,
+        certificate: Issuance,
+        *,
+        spend: Spend,
+        at: datetime,
+        audit: AuditDraft,
     ) -> None:
-        """Use the token, record the agent and its certificate.
+        """Use up what the agent showed, record the agent and its certificate.
 
         Raises:
-            NotAuthenticated: the token was used, has expired or is gone.
-            NotPermitted: the agent's identity is banned.
+            NotAuthenticated: it was used before, has expired or is gone.
+            NotPermitted: the agent's identity or key is banned.
         """
         ...
 
     async def agents(self) -> Sequence[EnrolledAgent]: ...
-
-
-class RevocationStore(Protocol):
-    """What is refused before its time."""
-
-    async def revoke_serial(
-        self, serial: int, *, reason: str, at: datetime, audit: AuditDraft
-    ) -> RevocationOutcome:
-        """Revoke one certificate; once more changes nothing.
-
-        Raises:
-            NotFound: never issued here.
-            Conflict: expired.
-        """
-        ...
-
-    async def revoke_identity(
-        self, spiffe_id: str, *, reason: str, ban: bool, at: datetime, audit: AuditDraft
-    ) -> RevocationOutcome:
-        """Revoke every unexpired certificate of an identity, and perhaps ban it."""
-        ...
-
-    async def lift_ban(self, spiffe_id: str, *, at: datetime, audit: AuditDraft) -> int:
-        """Lift a ban; return the revision.
-
-        Raises:
-            NotFound: not banned.
-        """
-        ...
 
 
 class CRLStore(Protocol):
@@ -199,6 +217,12 @@ class CRLStore(Protocol):
         self, issuer: str, shard: int, *, unexpired_at: datetime
     ) -> Sequence[RevokedRow]:
         """Return what a list must name: revoked, and not expired before `unexpired_at`."""
+        ...
+
+    async def position(self) -> FeedPosition: ...
+
+    async def unlisted(self) -> Set[tuple[str, int]]:
+        """Return issuer and shard of the lists that lack a revocation, as after a crash."""
         ...
 
     async def publish_crl(
@@ -221,7 +245,7 @@ class InventoryStore(Protocol):
         """Return one.
 
         Raises:
-            NotFound: never issued here.
+            NotFound: never issued here, or expired and forgotten.
         """
         ...
 
@@ -252,7 +276,7 @@ class OperatorStore(Protocol):
         """Create or replace an operator together with its certificate.
 
         Raises:
-            NotPermitted: the operator's identity is banned.
+            NotPermitted: the operator's identity or key is banned.
         """
         ...
 
@@ -269,12 +293,46 @@ class OperatorStore(Protocol):
 class AuditStore(Protocol):
     """The audit log."""
 
-    async def audit_entries(self, *, after: int, limit: int) -> Sequence[AuditEntry]: ...
-    async def audit_size(self) -> int: ...
+    async def audit_entries(self, *, after: int, limit: int) -> Sequence[AuditEntry]:
+        """Return the entries that follow a sequence number, pruned ones passed over."""
+        ...
+
+    async def audit_size(self) -> int:
+        """Return the newest entry's sequence number: how many there ever were."""
+        ...
+
+
+class RetentionStore(Protocol):
+    """What has had its time.
+
+    Each method forgets at most `limit` rows, the oldest first, and returns how many; fewer
+    means that all are done. If there were any, `audit` says so, with their number added.
+    """
+
+    async def prune_certificates(
+        self, *, expired_before: datetime, limit: int, audit: AuditDraft
+    ) -> int:
+        """Forget certificates, revoked or not. Their serial numbers stay set aside."""
+        ...
+
+    async def prune_tokens(self, *, expired_before: datetime, limit: int, audit: AuditDraft) -> int:
+        """Forget join tokens, used or not."""
+        ...
+
+    async def prune_audit(self, *, before: datetime, limit: int, audit: AuditDraft) -> int:
+        """Forget the entries at the old end of the log, up to the first that is not older.
+
+        To the detail of `audit` are added the sequence numbers `first` and `last` of what was
+        forgotten, and `leaves_sha256`, the SHA-256 over its leaf hashes (RFC 6962, section 2.1)
+        in that order, by which a copy kept elsewhere can be told from a forged one.
+        """
+        ...
 
 
 class Store(
     InitialisationStore,
+    SigningKeyStore,
+    TokenStore,
     FeedStore,
     IssuanceStore,
     EnrolmentStore,
@@ -282,7 +340,9 @@ class Store(
     CRLStore,
     InventoryStore,
     OperatorStore,
+    DrillStore,
     AuditStore,
+    RetentionStore,
     Protocol,
 ):
     """All of it, as the wiring passes it around."""

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from legation.authority.model import AuditEntry, IssuedRecord, JoinToken, Operator, Role
+from legation.authority.model import (
+    AuditEntry,
+    IssuedRecord,
+    JoinToken,
+    Operator,
+    RevocationOutcome,
+    Role,
+)
+from legation.authority.scopes import RevocationRequest
 from legation.pki.spiffe_id import SpiffeID, TrustDomain
 from legation.wire.feed.events import FeedEvent, Kind, SignedEvent
 
@@ -13,6 +21,7 @@ __all__ = [
     "AuditDraft",
     "AuditEntry",
     "AuthorityIdentity",
+    "BegunRevocation",
     "CommittedEvent",
     "EnrolledAgent",
     "EventDraft",
@@ -22,10 +31,14 @@ __all__ = [
     "IssuedRecord",
     "IssuerRecord",
     "JoinToken",
+    "JoinTokenUse",
+    "KeyChange",
+    "OneTimeUse",
     "Operator",
     "Requester",
     "RevokedRow",
     "Role",
+    "Spend",
     "StoredCRL",
     "WrappedKey",
 ]
@@ -96,12 +109,35 @@ class Issuance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JoinTokenUse:
+    """A join token is used up."""
+
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneTimeUse:
+    """Something is used up that the store has not heard of before.
+
+    Attributes:
+        digest: 32 bytes that it is known by.
+        expires_at: afterwards it lets nobody in for its age alone, and may be forgotten.
+    """
+
+    digest: bytes
+    expires_at: datetime
+
+
+Spend = JoinTokenUse | OneTimeUse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolledAgent:
-    """One agent that joined."""
+    """One agent that joined, and what it showed: ``join-token 5f0c``, ``oidc github``."""
 
     spiffe_id: SpiffeID
     enrolled_at: datetime
-    token_id: str
+    evidence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +149,18 @@ class WrappedKey:
     algorithm: str
     envelope: bytes = field(repr=False)
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChange:
+    """Keys that come and go together.
+
+    Attributes:
+        removed: ids.
+    """
+
+    added: tuple[WrappedKey, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,15 +184,40 @@ class RevokedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BegunRevocation:
+    """A revocation whose first transaction is done.
+
+    Attributes:
+        request: it, with the number of certificates that it hits in all.
+        outcome: what the first transaction did.
+        left: what there is still to revoke, as `RevocationStore.go_on` takes it.
+    """
+
+    request: RevocationRequest
+    outcome: RevocationOutcome
+    left: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredCRL:
-    """The newest revocation list of one issuer and shard."""
+    """The newest revocation list of one issuer and shard.
+
+    Attributes:
+        revision: of the feed; revocations up to it are in the list.
+        der: the list.
+        delta: the delta list beside it, or None.
+        base: the whole list that the delta list can be added to, or None.
+    """
 
     issuer: str
     shard: int
     number: int
     this_update: datetime
     next_update: datetime
+    revision: int = 0
     der: bytes = field(repr=False)
+    delta: bytes | None = field(default=None, repr=False)
+    base: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

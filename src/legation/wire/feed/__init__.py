@@ -11,20 +11,32 @@ from legation.wire.feed.events import (
     Kind,
     SignedEvent,
     open_event,
+    signed_by_any,
 )
 from legation.wire.feed.state import FeedState
-from legation.wire.feed.values import Ban, PublishedCRL, Revocation, TLSMode, WorkloadEntry
+from legation.wire.feed.values import (
+    Ban,
+    CompactSet,
+    PublishedCRL,
+    Revocation,
+    RotationOrder,
+    TLSMode,
+    WorkloadEntry,
+)
 
 __all__ = [
     "Ban",
+    "CompactSet",
     "FeedEvent",
     "FeedSigner",
     "FeedState",
     "Kind",
     "PublishedCRL",
     "Revocation",
+    "RotationOrder",
     "SignedEvent",
     "TLSMode",
     "WorkloadEntry",
     "open_event",
+    "signed_by_any",
 ]

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     REVOCATION = "revocation"  # serial number, lower-case hexadecimal
     BAN = "ban"  # SPIFFE ID
     CRL = "crl"  # "<issuer key id, hexadecimal>/<shard>"
+    ROTATION = "rotation"  # id of the order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +124,16 @@ class FeedSigner:
         body = event.to_bytes()
         return SignedEvent(body=body, signature=self._key.sign(body))
 
+    def sign_document(self, document: bytes) -> bytes:
+        """Sign something else; 64 bytes.
+
+        Raises:
+            InvalidInput: it could be taken for an event.
+        """
+        if document.startswith(b"{"):
+            raise InvalidInput("a document that begins with a brace is signed as an event only")
+        return self._key.sign(document)
+
 
 def open_event(signed: SignedEvent, keys: Iterable[bytes]) -> FeedEvent:
     """Check the signature with any of `keys` (raw Ed25519) and parse the event.
@@ -131,10 +142,17 @@ def open_event(signed: SignedEvent, keys: Iterable[bytes]) -> FeedEvent:
         NotAuthenticated: no key in `keys` has signed it.
         InvalidInput: it is signed, but not an event this version knows.
     """
+    if not signed_by_any(keys, signed.signature, signed.body):
+        raise NotAuthenticated("no known feed key has signed this event")
+    return FeedEvent.from_bytes(signed.body)
+
+
+def signed_by_any(keys: Iterable[bytes], signature: bytes, document: bytes) -> bool:
+    """Tell whether one of `keys` (raw Ed25519) has signed `document`."""
     for key in keys:
         try:
-            Ed25519PublicKey.from_public_bytes(key).verify(signed.signature, signed.body)
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, document)
         except InvalidSignature:
             continue
-        return FeedEvent.from_bytes(signed.body)
-    raise NotAuthenticated("no known feed key has signed this event")
+        return True
+    return False

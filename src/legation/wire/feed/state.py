@@ -10,7 +10,13 @@ from legation.pki.bundle import TrustBundle
 from legation.pki.spiffe_id import SpiffeID
 from legation.policy import AuthorizationPolicy
 from legation.wire.feed.events import FeedEvent, Kind
-from legation.wire.feed.values import Ban, PublishedCRL, Revocation, WorkloadEntry
+from legation.wire.feed.values import (
+    Ban,
+    PublishedCRL,
+    Revocation,
+    RotationOrder,
+    WorkloadEntry,
+)
 
 _SetValue = Callable[["FeedState", str, Mapping[str, Any]], None]
 _Delete = Callable[["FeedState", str], object]
@@ -31,6 +37,7 @@ class FeedState:
         self.revocations: dict[int, Revocation] = {}
         self.bans: dict[str, Ban] = {}
         self.crls: dict[str, PublishedCRL] = {}
+        self.rotations: dict[str, RotationOrder] = {}
 
     def apply(self, event: FeedEvent) -> None:
         """Fold one event.
@@ -61,10 +68,16 @@ class FeedState:
         return None
 
     def forget_expired(self, at: datetime) -> int:
-        """Drop revocations of certificates that expired before `at`; return how many."""
+        """Drop what is over before `at`; return how many revocations were.
+
+        Those are the revocations of certificates that have expired, and the rotation orders
+        that no certificate is old enough for any more.
+        """
         over = [serial for serial, row in self.revocations.items() if row.expires_at < at]
         for serial in over:
             del self.revocations[serial]
+        for key in [key for key, order in self.rotations.items() if order.expires_at < at]:
+            del self.rotations[key]
         return len(over)
 
     def entries_of(self, agent: SpiffeID | str) -> Iterator[WorkloadEntry]:
@@ -90,6 +103,9 @@ class FeedState:
     def _set_crl(self, key: str, value: Mapping[str, Any]) -> None:
         self.crls[key] = PublishedCRL.from_value(value)
 
+    def _set_rotation(self, key: str, value: Mapping[str, Any]) -> None:
+        self.rotations[key] = RotationOrder.from_value(value)
+
     _FOLDS: ClassVar[dict[Kind, tuple[_SetValue, _Delete]]] = {
         Kind.BUNDLE: (_set_bundle, lambda state, key: state.bundles.pop(key, None)),
         Kind.ENTRY: (_set_entry, lambda state, key: state.entries.pop(key, None)),
@@ -100,4 +116,5 @@ class FeedState:
         ),
         Kind.BAN: (_set_ban, lambda state, key: state.bans.pop(key, None)),
         Kind.CRL: (_set_crl, lambda state, key: state.crls.pop(key, None)),
+        Kind.ROTATION: (_set_rotation, lambda state, key: state.rotations.pop(key, None)),
     }

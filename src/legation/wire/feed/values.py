@@ -40,6 +40,10 @@ DNSName = Annotated[
 ]
 
 
+# RFC 5280, upper bound ub-common-name; printable, and without spaces at its ends.
+CommonName = Annotated[str, Field(pattern=r"^([!-~]([ -~]{0,62}[!-~])?)?$", examples=["orders"])]
+
+
 class TLSMode(StrEnum):
     """What the inbound side of a service accepts."""
 
@@ -56,6 +60,8 @@ class WorkloadEntry(BaseModel):
         selectors: what the workload must show, all of them, for example ``unix:uid:1000``.
         agents: SPIFFE IDs of the agents that may serve it.
         dns_names: DNS names to put into the certificate as well.
+        common_name: subject of the certificate, for servers that read nothing else of it, such
+            as PostgreSQL; empty for none.
         lifetime_s: lifetime of its certificates in seconds; None for the authority's default.
         key_algorithm: of the keys that the agent makes for it.
         owner: who to ask about it.
@@ -69,6 +75,7 @@ class WorkloadEntry(BaseModel):
     selectors: Annotated[tuple[Selector, ...], Field(min_length=1, max_length=32)]
     agents: Annotated[tuple[SpiffeIDText, ...], Field(min_length=1, max_length=1024)]
     dns_names: Annotated[tuple[DNSName, ...], Field(max_length=32)] = ()
+    common_name: CommonName = ""
     lifetime_s: Annotated[int, Field(ge=2, le=30 * 86400)] | None = None
     key_algorithm: str = "ec-p256"
     owner: Annotated[str, Field(max_length=200)] = ""
@@ -163,12 +170,43 @@ class Ban:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompactSet:
+    """Where the compact set with the content of a revocation list is.
+
+    Attributes:
+        url: where anyone can fetch it; signed (`legation.wire.revoked_set`).
+        sha256: of what is there, in hexadecimal.
+        size: its bytes.
+    """
+
+    url: str
+    sha256: str
+    size: int
+
+    def to_value(self) -> dict[str, Any]:
+        """Render for a feed event."""
+        return {"url": self.url, "sha256": self.sha256, "size": self.size}
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> Self:
+        """Parse a part of a feed event's value.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        return cls(
+            url=_text(value["url"]), sha256=_text(value["sha256"]), size=_whole(value["size"])
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedCRL:
     """The newest revocation list of one issuer and shard.
 
     Attributes:
         der: the list itself, or None when it is too large to travel in the feed.
         url: where anyone can fetch it.
+        compact: the same as a compact set, for those who cannot hold lists; None if there is none.
     """
 
     issuer: str
@@ -178,6 +216,7 @@ class PublishedCRL:
     next_update: datetime
     url: str
     der: bytes | None
+    compact: CompactSet | None = None
 
     @property
     def key(self) -> str:
@@ -194,6 +233,8 @@ class PublishedCRL:
             "next_update": to_rfc3339(self.next_update),
             "url": self.url,
             "der": None if self.der is None else base64.b64encode(self.der).decode(),
+            # Left out rather than null: lists without it look as they always did.
+            **({} if self.compact is None else {"compact": self.compact.to_value()}),
         }
 
     @classmethod
@@ -204,7 +245,7 @@ class PublishedCRL:
             InvalidInput: not a published CRL.
         """
         with _as_invalid("CRL"):
-            der = value["der"]
+            der, compact = value["der"], value.get("compact")
             return cls(
                 issuer=_text(value["issuer"]),
                 shard=_whole(value["shard"]),
@@ -213,7 +254,70 @@ class PublishedCRL:
                 next_update=from_rfc3339(value["next_update"]),
                 url=_text(value["url"]),
                 der=None if der is None else base64.b64decode(der, validate=True),
+                compact=None if compact is None else CompactSet.from_value(compact),
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationOrder:
+    """What an operator wants replaced before its time.
+
+    Attributes:
+        identity: certificates of this SPIFFE ID only, or None.
+        agent: those that this agent holds, its own among them, or None. With neither, all.
+        before: certificates issued before this moment, by the authority's clock.
+        spread_s: how long the replacing may take; each agent draws its moments at random.
+        reason: the operator's words.
+        expires_at: when no certificate from before can be left.
+    """
+
+    identity: str | None
+    agent: str | None
+    before: datetime
+    spread_s: float
+    reason: str
+    expires_at: datetime
+
+    @property
+    def number(self) -> int:
+        """A number that rises from order to order: Unix milliseconds of `before`."""
+        return round(self.before.timestamp() * 1000)
+
+    def concerns(self, *, agent: str, spiffe_id: str) -> bool:
+        """Tell whether certificates of `spiffe_id` that `agent` holds are to be replaced."""
+        return self.identity in {None, spiffe_id} and self.agent in {None, agent}
+
+    def to_value(self) -> dict[str, Any]:
+        """Render for a feed event."""
+        return {
+            "identity": self.identity,
+            "agent": self.agent,
+            "before": to_rfc3339(self.before),
+            "spread_ms": round(self.spread_s * 1000),
+            "reason": self.reason,
+            "expires_at": to_rfc3339(self.expires_at),
+        }
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> Self:
+        """Parse a feed event's value.
+
+        Raises:
+            InvalidInput: not a rotation order.
+        """
+        with _as_invalid("rotation order"):
+            return cls(
+                identity=_optional_id(value["identity"]),
+                agent=_optional_id(value["agent"]),
+                before=from_rfc3339(value["before"]),
+                spread_s=_whole(value["spread_ms"]) / 1000,
+                reason=_text(value["reason"]),
+                expires_at=from_rfc3339(value["expires_at"]),
+            )
+
+
+def _optional_id(value: object) -> str | None:
+    return None if value is None else str(SpiffeID.parse(_text(value)))
 
 
 def _text(value: object) -> str:

@@ -50,6 +50,24 @@ class Problem(_message.Message):
     remedy: str
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
 
+class IssueJWTRequest(_message.Message):
+    __slots__ = ("entry_id", "audience", "certificate_thumbprint")
+    ENTRY_ID_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
+    entry_id: str
+    audience: _containers.RepeatedScalarFieldContainer[str]
+    certificate_thumbprint: str
+    def __init__(self, entry_id: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., certificate_thumbprint: _Optional[str] = ...) -> None: ...
+
+class IssueJWTResponse(_message.Message):
+    __slots__ = ("token", "expires_at_ms")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    expires_at_ms: int
+    def __init__(self, token: _Optional[str] = ..., expires_at_ms: _Optional[int] = ...) -> None: ...
+
 class RenewAgentRequest(_message.Message):
     __slots__ = ("csr",)
     CSR_FIELD_NUMBER: _ClassVar[int]
@@ -64,15 +82,71 @@ class RenewAgentResponse(_message.Message):
     feed_keys: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, certificate: _Optional[_Union[CertificateChain, _Mapping]] = ..., feed_keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class ChallengeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ChallengeResponse(_message.Message):
+    __slots__ = ("nonce",)
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    def __init__(self, nonce: _Optional[bytes] = ...) -> None: ...
+
+class RenewExpiredRequest(_message.Message):
+    __slots__ = ("certificate", "csr", "nonce", "signature")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    csr: bytes
+    nonce: bytes
+    signature: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., csr: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class SupersededRequest(_message.Message):
+    __slots__ = ("serials",)
+    SERIALS_FIELD_NUMBER: _ClassVar[int]
+    serials: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, serials: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SupersededResponse(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class StaplesRequest(_message.Message):
+    __slots__ = ("serials",)
+    SERIALS_FIELD_NUMBER: _ClassVar[int]
+    serials: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, serials: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StaplesResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[StapleResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[StapleResult, _Mapping]]] = ...) -> None: ...
+
+class StapleResult(_message.Message):
+    __slots__ = ("response", "problem")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    response: bytes
+    problem: Problem
+    def __init__(self, response: _Optional[bytes] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
+
 class SyncRequest(_message.Message):
-    __slots__ = ("hello", "acknowledgement", "reports")
+    __slots__ = ("hello", "acknowledgement", "reports", "rotation")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
+    ROTATION_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     acknowledgement: Acknowledgement
     reports: Reports
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., reports: _Optional[_Union[Reports, _Mapping]] = ...) -> None: ...
+    rotation: RotationStatement
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., reports: _Optional[_Union[Reports, _Mapping]] = ..., rotation: _Optional[_Union[RotationStatement, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("revision", "version", "feed_id")
@@ -132,6 +206,38 @@ class Refusal(_message.Message):
     raw: str
     def __init__(self, point: _Optional[str] = ..., cause: _Optional[str] = ..., peer: _Optional[str] = ..., serial: _Optional[str] = ..., count: _Optional[int] = ..., raw: _Optional[str] = ...) -> None: ...
 
+class RotationStatement(_message.Message):
+    __slots__ = ("in_force", "orders")
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
+    ORDERS_FIELD_NUMBER: _ClassVar[int]
+    in_force: _containers.RepeatedCompositeFieldContainer[InForce]
+    orders: _containers.RepeatedCompositeFieldContainer[OrderProgress]
+    def __init__(self, in_force: _Optional[_Iterable[_Union[InForce, _Mapping]]] = ..., orders: _Optional[_Iterable[_Union[OrderProgress, _Mapping]]] = ...) -> None: ...
+
+class InForce(_message.Message):
+    __slots__ = ("spiffe_id", "point", "serial_issued", "serial_in_force", "since_ms", "problem")
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    POINT_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_ISSUED_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_IN_FORCE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    point: str
+    serial_issued: str
+    serial_in_force: str
+    since_ms: int
+    problem: str
+    def __init__(self, spiffe_id: _Optional[str] = ..., point: _Optional[str] = ..., serial_issued: _Optional[str] = ..., serial_in_force: _Optional[str] = ..., since_ms: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class OrderProgress(_message.Message):
+    __slots__ = ("id", "remaining")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    remaining: int
+    def __init__(self, id: _Optional[str] = ..., remaining: _Optional[int] = ...) -> None: ...
+
 class SyncResponse(_message.Message):
     __slots__ = ("events", "heartbeat")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
@@ -163,9 +269,11 @@ class Event(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("now_ms", "revision")
+    __slots__ = ("now_ms", "revision", "acknowledged")
     NOW_MS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     now_ms: int
     revision: int
-    def __init__(self, now_ms: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    acknowledged: int
+    def __init__(self, now_ms: _Optional[int] = ..., revision: _Optional[int] = ..., acknowledged: _Optional[int] = ...) -> None: ...

@@ -12,7 +12,7 @@ from legation.authority.rest.paging import Page, PageQuery, page_of
 from legation.errors import Conflict, InvalidInput, NotFound
 from legation.pki import KeyAlgorithm
 from legation.wire.feed import TLSMode, WorkloadEntry
-from legation.wire.feed.values import DNSName, Selector
+from legation.wire.feed.values import CommonName, DNSName, Selector
 
 _Selectors = Annotated[tuple[Selector, ...], Field(min_length=1, max_length=32)]
 _Agents = Annotated[tuple[SpiffeIDField, ...], Field(min_length=1, max_length=1024)]
@@ -29,6 +29,7 @@ class EntryCreate(Request):
     selectors: _Selectors
     agents: _Agents
     dns_names: _DNSNames = ()
+    common_name: CommonName = ""
     lifetime_s: _Lifetime = None
     key_algorithm: KeyAlgorithm = KeyAlgorithm.P256
     owner: _Owner = ""
@@ -51,6 +52,7 @@ class EntryPatch(Request):
     selectors: _Selectors = ()
     agents: _Agents = ()
     dns_names: _DNSNames = ()
+    common_name: CommonName = ""
     lifetime_s: _Lifetime = None
     key_algorithm: KeyAlgorithm = KeyAlgorithm.P256
     owner: _Owner = ""

@@ -6,11 +6,12 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from legation.authority.model import AgentRecord, PointRecord, Role
+from legation.authority.model import AgentRecord, Role
 from legation.authority.rest.calls import Call, Reply, Route, Stream
 from legation.authority.rest.fields import Moment, Request, Shown
 from legation.authority.rest.paging import Page, PageQuery, page_of
 from legation.authority.rest.problems import Problem, problem_of
+from legation.authority.standing import PointRecord, PointStanding, Standing
 from legation.errors import LegationError, Unavailable
 
 # At least so often the caller's rights are looked at again while it waits.
@@ -75,7 +76,33 @@ class Point(Shown):
         )
 
 
-class PointPage(Page[Point]):
+class StandingPoint(Point):
+    """One enforcement point, and how it stands.
+
+    `late` is connected and behind for too long, `unreachable` is without its agent, `left` was
+    taken away. `lag` is in revisions, and `lag_s` the age of the first that it lacks.
+    """
+
+    standing: Standing
+    lag: int
+    lag_s: float
+    last_contact: Moment | None
+    left_at: Moment | None
+
+    @classmethod
+    def at(cls, standing: PointStanding) -> Self:
+        """Translate."""
+        return cls(
+            **Point.of(standing.point).model_dump(),
+            standing=standing.standing,
+            lag=standing.lag,
+            lag_s=round(standing.lag_s, 3),
+            last_contact=standing.last_contact,
+            left_at=standing.left_at,
+        )
+
+
+class PointPage(Page[StandingPoint]):
     """Enforcement points by agent and id."""
 
 
@@ -118,9 +145,9 @@ async def list_agents(call: Call, parameters: PageQuery) -> Reply:
 
 async def list_points(call: Call, parameters: PageQuery) -> Reply:
     """Return a page of enforcement points."""
-    points = call.services.propagation.points()
-    items, after = page_of(points, parameters, key=_key)
-    return Reply(value=PointPage(items=[Point.of(point) for point in items], next=after))
+    standings = call.services.propagation.standings()
+    items, after = page_of(standings, parameters, key=lambda row: _key(row.point))
+    return Reply(value=PointPage(items=[StandingPoint.at(row) for row in items], next=after))
 
 
 async def watch_propagation(call: Call, parameters: PropagationQuery) -> Stream:
@@ -204,7 +231,7 @@ ROUTES = (
         method="GET",
         path="/v1/propagation",
         operation="listPoints",
-        summary="List enforcement points, and the revision that each has in force.",
+        summary="List enforcement points, the revision that each has in force, and how it stands.",
         role=Role.VIEWER,
         handler=list_points,
         parameters=PageQuery,

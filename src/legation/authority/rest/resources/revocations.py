@@ -1,127 +1,26 @@
-"""Revocation and bans."""
+"""Revocation, holds, bans, and requests that wait for a second operator."""
 
-from collections.abc import Mapping
-from typing import Annotated, Self
-
-from pydantic import Discriminator, RootModel, Tag
-
-from legation.authority.model import RevocationOutcome, Role
+from legation.authority.model import Role
 from legation.authority.rest.calls import Call, Reply, Route
-from legation.authority.rest.fields import (
-    Moment,
-    Request,
-    RevocationReason,
-    SerialNumber,
-    Shown,
-    SpiffeIDField,
-    serial_text,
+from legation.authority.rest.fields import Request, RequestID, SpiffeIDField
+from legation.authority.rest.paging import PageQuery, page_of
+from legation.authority.rest.revocation_answers import (
+    BannedKeyPage,
+    BannedKeyShown,
+    BanPage,
+    BanShown,
+    Lifted,
+    Preview,
+    RequestPage,
+    RequestShown,
+    RevocationPage,
+    RevocationShown,
+    Revoked,
 )
-from legation.authority.rest.paging import Page, PageQuery, page_of
+from legation.authority.rest.revocation_scopes import ReleaseRequest, RevocationRequest
+from legation.authority.scopes import RevocationRequest as Requested
 from legation.errors import Conflict, NotFound
 from legation.pki.spiffe_id import SpiffeID
-from legation.wire.feed import Ban, Revocation
-
-
-class RevokeCertificate(Request):
-    """Revoke one certificate."""
-
-    serial: SerialNumber
-    reason: RevocationReason = "unspecified"
-
-
-class RevokeIdentity(Request):
-    """Revoke every certificate of an identity; with `ban`, issue it no more."""
-
-    spiffe_id: SpiffeIDField
-    reason: RevocationReason = "unspecified"
-    ban: bool = False
-
-
-def _what_to_revoke(value: object) -> str:
-    if isinstance(value, RevokeCertificate) or (isinstance(value, Mapping) and "serial" in value):
-        return "serial"
-    return "spiffe_id"
-
-
-class RevocationRequest(
-    RootModel[
-        Annotated[
-            Annotated[RevokeCertificate, Tag("serial")]
-            | Annotated[RevokeIdentity, Tag("spiffe_id")],
-            Discriminator(_what_to_revoke),
-        ]
-    ]
-):
-    """What to revoke: one certificate, or everything of an identity."""
-
-
-class RevocationShown(Shown):
-    """One revoked certificate."""
-
-    serial: str
-    spiffe_id: str
-    issuer: str
-    reason: str
-    revoked_at: Moment
-    expires_at: Moment
-
-    @classmethod
-    def of(cls, revocation: Revocation) -> Self:
-        """Translate."""
-        return cls(
-            serial=serial_text(revocation.serial),
-            spiffe_id=revocation.spiffe_id,
-            issuer=revocation.issuer,
-            reason=revocation.reason,
-            revoked_at=revocation.revoked_at,
-            expires_at=revocation.expires_at,
-        )
-
-
-class RevocationPage(Page[RevocationShown]):
-    """Revoked certificates in the order of their serial numbers."""
-
-
-class Revoked(Shown):
-    """What one revocation did; `revision` is what enforcement points must reach."""
-
-    revision: int
-    revoked: list[RevocationShown]
-    banned: str | None
-    at: Moment
-
-    @classmethod
-    def of(cls, outcome: RevocationOutcome) -> Self:
-        """Translate."""
-        return cls(
-            revision=outcome.revision,
-            revoked=[RevocationShown.of(revocation) for revocation in outcome.revoked],
-            banned=outcome.banned,
-            at=outcome.at,
-        )
-
-
-class BanShown(Shown):
-    """An identity that is refused and not issued."""
-
-    spiffe_id: str
-    reason: str
-    since: Moment
-
-    @classmethod
-    def of(cls, ban: Ban) -> Self:
-        """Translate."""
-        return cls(spiffe_id=ban.spiffe_id, reason=ban.reason, since=ban.since)
-
-
-class BanPage(Page[BanShown]):
-    """Bans by SPIFFE ID."""
-
-
-class Lifted(Shown):
-    """The revision with which a ban ended."""
-
-    revision: int
 
 
 class BanKey(Request):
@@ -130,22 +29,61 @@ class BanKey(Request):
     spiffe_id: SpiffeIDField
 
 
+class RequestKey(Request):
+    """Which request."""
+
+    id: RequestID
+
+
 async def revoke(call: Call, body: RevocationRequest) -> Reply:
-    """Revoke."""
+    """Revoke, or ask a second operator."""
     wanted = body.root
-    revocations = call.services.revocations
-    if isinstance(wanted, RevokeCertificate):
-        outcome = await revocations.revoke_serial(
-            int(wanted.serial, 16), reason=wanted.reason, actor=call.actor
-        )
-    else:
-        outcome = await revocations.revoke_identity(
-            SpiffeID.parse(wanted.spiffe_id),
-            reason=wanted.reason,
-            ban=wanted.ban,
-            actor=call.actor,
-        )
+    outcome = await call.services.revocations.revoke(
+        wanted.to_scope(call.clock.now()), reason=wanted.reason, actor=call.actor
+    )
+    asked = isinstance(outcome, Requested)
+    return Reply(value=Revoked.of(outcome), status=202 if asked else None)
+
+
+async def preview(call: Call, body: RevocationRequest) -> Reply:
+    """Tell what a revocation would do."""
+    wanted, at = body.root, call.clock.now()
+    found = await call.services.revocations.preview(wanted.to_scope(at), reason=wanted.reason)
+    return Reply(value=Preview.of(found, at=at))
+
+
+async def release(call: Call, body: ReleaseRequest) -> Reply:
+    """Let what is on hold in again."""
+    outcome = await call.services.revocations.release(
+        body.root.to_scope(call.clock.now()), actor=call.actor
+    )
     return Reply(value=Revoked.of(outcome))
+
+
+async def list_requests(call: Call, parameters: PageQuery) -> Reply:
+    """Return a page of requests."""
+    requests = await call.services.revocations.requests()
+    items, after = page_of(requests, parameters, key=lambda request: request.id)
+    return Reply(value=RequestPage(items=[RequestShown.of(item) for item in items], next=after))
+
+
+async def approve(call: Call, parameters: RequestKey) -> Reply:
+    """Agree to a revocation."""
+    outcome = await call.services.revocations.approve(parameters.id, actor=call.actor)
+    return Reply(value=Revoked.of(outcome))
+
+
+async def reject(call: Call, parameters: RequestKey) -> Reply:
+    """Turn a revocation down."""
+    request = await call.services.revocations.reject(parameters.id, actor=call.actor)
+    return Reply(value=RequestShown.of(request))
+
+
+async def list_banned_keys(call: Call, parameters: PageQuery) -> Reply:
+    """Return a page of banned keys."""
+    keys = await call.services.revocations.banned_keys()
+    items, after = page_of(keys, parameters, key=lambda banned: banned.fingerprint.hex())
+    return Reply(value=BannedKeyPage(items=[BannedKeyShown.of(one) for one in items], next=after))
 
 
 async def list_revocations(call: Call, parameters: PageQuery) -> Reply:
@@ -179,12 +117,77 @@ ROUTES = (
         method="POST",
         path="/v1/revocations",
         operation="revoke",
-        summary="Revoke a certificate, or everything of an identity.",
+        summary="Revoke a certificate, or everything of an identity, agent, join token or key.",
         role=Role.OPERATOR,
         handler=revoke,
         body=RevocationRequest,
         returns=Revoked,
+        also={202: "A second operator has to agree; nothing is revoked yet"},
         errors=(NotFound, Conflict),
+    ),
+    Route(
+        method="POST",
+        path="/v1/revocations/preview",
+        operation="previewRevocation",
+        summary="Tell what a revocation would hit; nothing is changed.",
+        role=Role.OPERATOR,
+        handler=preview,
+        body=RevocationRequest,
+        returns=Preview,
+        errors=(NotFound,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/revocations/release",
+        operation="releaseHeld",
+        summary="Let what is on hold (certificateHold) in again.",
+        role=Role.OPERATOR,
+        handler=release,
+        body=ReleaseRequest,
+        returns=Revoked,
+        errors=(NotFound, Conflict),
+    ),
+    Route(
+        method="GET",
+        path="/v1/revocation-requests",
+        operation="listRevocationRequests",
+        summary="List revocations that wait for a second operator, go on, or were decided lately.",
+        role=Role.VIEWER,
+        handler=list_requests,
+        parameters=PageQuery,
+        returns=RequestPage,
+    ),
+    Route(
+        method="POST",
+        path="/v1/revocation-requests/{id}/approve",
+        operation="approveRevocation",
+        summary="Agree to a revocation that another operator has asked for.",
+        role=Role.ADMIN,
+        handler=approve,
+        parameters=RequestKey,
+        returns=Revoked,
+        errors=(NotFound, Conflict),
+    ),
+    Route(
+        method="POST",
+        path="/v1/revocation-requests/{id}/reject",
+        operation="rejectRevocation",
+        summary="Turn a revocation down, or take back one's own.",
+        role=Role.OPERATOR,
+        handler=reject,
+        parameters=RequestKey,
+        returns=RequestShown,
+        errors=(NotFound, Conflict),
+    ),
+    Route(
+        method="GET",
+        path="/v1/banned-keys",
+        operation="listBannedKeys",
+        summary="List keys that are never certified again.",
+        role=Role.VIEWER,
+        handler=list_banned_keys,
+        parameters=PageQuery,
+        returns=BannedKeyPage,
     ),
     Route(
         method="GET",

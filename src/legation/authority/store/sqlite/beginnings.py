@@ -10,16 +10,22 @@ from legation.authority.store.records import (
     EventDraft,
     InitialState,
     IssuerRecord,
-    StoredCRL,
+    KeyChange,
     WrappedKey,
 )
 from legation.authority.store.sqlite.certificates import insert_certificate
-from legation.authority.store.sqlite.feed import append_audit, append_event
+from legation.authority.store.sqlite.feed import append_audit, append_event, set_value
 from legation.authority.store.sqlite.group_commit import Transaction
+from legation.authority.store.sqlite.lists import put_crl
 from legation.authority.store.sqlite.people import put_operator
 from legation.authority.store.sqlite.values import from_ms, meta, set_meta, to_ms
 from legation.errors import Conflict, NotFound
 from legation.pki.spiffe_id import TrustDomain
+
+# More than was ever committed, or issued, after any copy; and small enough to be taken often:
+# revisions are below 2**53 (JSON), indices below 2**48.
+_REVISION_STEP = 1_000_000_000
+_INDEX_STEP = 1 << 32
 
 
 def initialise(transaction: Transaction, state: InitialState) -> None:
@@ -35,10 +41,7 @@ def initialise(transaction: Transaction, state: InitialState) -> None:
     set_meta(connection, "feed_id", identity.feed_id)
     set_meta(connection, "salt", identity.salt)
     set_meta(connection, "created_at_ms", to_ms(identity.created_at))
-    connection.executemany(
-        "INSERT INTO keys (id, purpose, algorithm, envelope, created_at_ms) VALUES (?, ?, ?, ?, ?)",
-        [(k.id, k.purpose, k.algorithm, k.envelope, to_ms(k.created_at)) for k in state.keys],
-    )
+    _insert_keys(connection, state.keys)
     connection.executemany(
         "INSERT INTO issuers (key_id, role, key, der, created_at_ms) VALUES (?, ?, ?, ?, ?)",
         [(i.key_id, i.role, i.key, i.der, to_ms(i.created_at)) for i in state.issuers],
@@ -74,10 +77,37 @@ def identity(connection: sqlite3.Connection) -> AuthorityIdentity:
 
 
 def begin_feed(connection: sqlite3.Connection, feed_id: str, *, audit: AuditDraft) -> None:
-    """Give the feed another name."""
+    """Give the feed another name, and leave room for what may have followed this copy."""
     identity(connection)
     set_meta(connection, "feed_id", feed_id)
+    revision = meta(connection, "revision", 0)
+    set_meta(connection, "revision", (revision // _REVISION_STEP + 1) * _REVISION_STEP)
+    connection.execute("UPDATE serial_blocks SET next_index = next_index + ?", (_INDEX_STEP,))
+    # A shard that this copy does not know of may have been used since.
+    set_meta(connection, "first_index", meta(connection, "first_index", 0) + _INDEX_STEP)
     append_audit(connection, audit, feed_id=feed_id)
+
+
+def change_keys(
+    transaction: Transaction,
+    change: KeyChange,
+    bundle: EventDraft,
+    *,
+    expected: int,
+    audit: AuditDraft,
+) -> CommittedEvent:
+    """Add and remove keys together with the event that says so."""
+    connection = transaction.connection
+    _insert_keys(connection, change.added)
+    connection.executemany("DELETE FROM keys WHERE id = ?", [(key,) for key in change.removed])
+    return set_value(transaction, bundle, expected=expected, at=audit.time, audit=audit)
+
+
+def _insert_keys(connection: sqlite3.Connection, keys: Sequence[WrappedKey]) -> None:
+    connection.executemany(
+        "INSERT INTO keys (id, purpose, algorithm, envelope, created_at_ms) VALUES (?, ?, ?, ?, ?)",
+        [(k.id, k.purpose, k.algorithm, k.envelope, to_ms(k.created_at)) for k in keys],
+    )
 
 
 def wrapped_keys(connection: sqlite3.Connection) -> Sequence[WrappedKey]:
@@ -105,57 +135,4 @@ def issuers(connection: sqlite3.Connection) -> Sequence[IssuerRecord]:
     return [
         IssuerRecord(key_id=key_id, role=role, key=key, der=der, created_at=from_ms(created))
         for key_id, role, key, der, created in rows
-    ]
-
-
-def put_crl(connection: sqlite3.Connection, crl: StoredCRL) -> None:
-    """Record the newest list of a shard.
-
-    Raises:
-        Conflict: the recorded one is as new or newer.
-    """
-    replaced = connection.execute(
-        "INSERT INTO crls (issuer, shard, number, this_update_ms, next_update_ms, der)"
-        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (issuer, shard) DO UPDATE SET"
-        " number = excluded.number, this_update_ms = excluded.this_update_ms,"
-        " next_update_ms = excluded.next_update_ms, der = excluded.der"
-        " WHERE crls.number < excluded.number",
-        (
-            crl.issuer,
-            crl.shard,
-            crl.number,
-            to_ms(crl.this_update),
-            to_ms(crl.next_update),
-            crl.der,
-        ),
-    ).rowcount
-    if not replaced:
-        raise Conflict(f"a revocation list numbered {crl.number} or higher was published already")
-
-
-def publish_crl(
-    transaction: Transaction, crl: StoredCRL, draft: EventDraft, *, audit: AuditDraft
-) -> CommittedEvent:
-    """Record the newest list of a shard, and tell the feed."""
-    put_crl(transaction.connection, crl)
-    committed = append_event(transaction, draft, at=crl.this_update)
-    append_audit(transaction.connection, audit, revision=committed.event.revision)
-    return committed
-
-
-def crls(connection: sqlite3.Connection) -> Sequence[StoredCRL]:
-    """Return the newest list of every shard."""
-    rows = connection.execute(
-        "SELECT issuer, shard, number, this_update_ms, next_update_ms, der FROM crls"
-    )
-    return [
-        StoredCRL(
-            issuer=issuer,
-            shard=shard,
-            number=number,
-            this_update=from_ms(this_update),
-            next_update=from_ms(next_update),
-            der=der,
-        )
-        for issuer, shard, number, this_update, next_update, der in rows
     ]

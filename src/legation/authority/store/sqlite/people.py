@@ -4,9 +4,17 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
+from legation.authority.attestation.refusal import EvidenceRefused
 from legation.authority.join_token import ASK_AGAIN, token_refusal
 from legation.authority.model import JoinToken, Operator, Role
-from legation.authority.store.records import AuditDraft, EnrolledAgent, Issuance
+from legation.authority.store.records import (
+    AuditDraft,
+    EnrolledAgent,
+    Issuance,
+    JoinTokenUse,
+    OneTimeUse,
+    Spend,
+)
 from legation.authority.store.sqlite.certificates import insert_certificate, is_banned
 from legation.authority.store.sqlite.feed import append_audit
 from legation.authority.store.sqlite.values import (
@@ -84,28 +92,52 @@ def enrol(
     agent: EnrolledAgent,
     certificate: Issuance,
     *,
+    spend: Spend,
     at: datetime,
     audit: AuditDraft,
 ) -> None:
-    """Use a join token: the agent, its certificate and the token's end, together."""
+    """Let an agent in: itself, its certificate and the end of what it showed, together."""
     name = str(agent.spiffe_id)
-    used = connection.execute(
-        "UPDATE join_tokens SET used_at_ms = ?"
-        " WHERE id = ? AND agent = ? AND used_at_ms IS NULL AND expires_at_ms > ?",
-        (to_ms(at), agent.token_id, name, to_ms(at)),
-    ).rowcount
-    if not used:
-        raise _refused_token(connection, agent.token_id, at)
+    match spend:
+        case JoinTokenUse(token_id=token_id):
+            _use_token(connection, token_id, agent=name, at=at)
+        case OneTimeUse():
+            _use_once(connection, spend, at=at)
     if is_banned(connection, name):
         raise NotPermitted(f"{name} is banned", remedy=Cause.IDENTITY_BANNED.remedy)
     connection.execute(
-        "INSERT INTO agents (spiffe_id, enrolled_at_ms, token_id) VALUES (?, ?, ?)"
+        "INSERT INTO agents (spiffe_id, enrolled_at_ms, evidence) VALUES (?, ?, ?)"
         " ON CONFLICT (spiffe_id) DO UPDATE SET enrolled_at_ms = excluded.enrolled_at_ms,"
-        " token_id = excluded.token_id",
-        (name, to_ms(agent.enrolled_at), agent.token_id),
+        " evidence = excluded.evidence",
+        (name, to_ms(agent.enrolled_at), agent.evidence),
     )
     append_audit(connection, audit)
     insert_certificate(connection, certificate)
+
+
+def _use_token(connection: sqlite3.Connection, token_id: str, *, agent: str, at: datetime) -> None:
+    if not connection.execute(
+        "UPDATE join_tokens SET used_at_ms = ?"
+        " WHERE id = ? AND agent = ? AND used_at_ms IS NULL AND expires_at_ms > ?",
+        (to_ms(at), token_id, agent, to_ms(at)),
+    ).rowcount:
+        raise _refused_token(connection, token_id, at)
+
+
+def _use_once(connection: sqlite3.Connection, spend: OneTimeUse, *, at: datetime) -> None:
+    if spend.expires_at <= at:
+        raise EvidenceRefused(Cause.EVIDENCE_EXPIRED, "its time was over before it was recorded")
+    # What is over needs no remembering; as many go as come, and a few more.
+    connection.execute(
+        "DELETE FROM spent_evidence WHERE digest IN"
+        " (SELECT digest FROM spent_evidence WHERE expires_at_ms <= ? LIMIT 16)",
+        (to_ms(at),),
+    )
+    if not connection.execute(
+        "INSERT INTO spent_evidence (digest, expires_at_ms) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        (spend.digest, to_ms(spend.expires_at)),
+    ).rowcount:
+        raise EvidenceRefused(Cause.EVIDENCE_REPLAYED, "this has let an agent in before")
 
 
 def _refused_token(connection: sqlite3.Connection, token_id: str, at: datetime) -> NotAuthenticated:
@@ -114,20 +146,22 @@ def _refused_token(connection: sqlite3.Connection, token_id: str, at: datetime) 
         (token_id,),
     ).fetchone()
     if row is None:
-        return NotAuthenticated("the join token was withdrawn", remedy=ASK_AGAIN)
-    return token_refusal(_token(row), at) or NotAuthenticated(
-        "the join token is for another agent", remedy=ASK_AGAIN
+        return EvidenceRefused(
+            Cause.EVIDENCE_FORGED, "the join token was withdrawn", remedy=ASK_AGAIN
+        )
+    return token_refusal(_token(row), at) or EvidenceRefused(
+        Cause.CLAIMS_NOT_PERMITTED, "the join token is for another agent", remedy=ASK_AGAIN
     )
 
 
 def agents(connection: sqlite3.Connection) -> Sequence[EnrolledAgent]:
     """Return every agent that ever joined."""
-    rows = connection.execute("SELECT spiffe_id, enrolled_at_ms, token_id FROM agents")
+    rows = connection.execute("SELECT spiffe_id, enrolled_at_ms, evidence FROM agents")
     return [
         EnrolledAgent(
-            spiffe_id=SpiffeID.parse(name), enrolled_at=from_ms(enrolled), token_id=token_id
+            spiffe_id=SpiffeID.parse(name), enrolled_at=from_ms(enrolled), evidence=evidence
         )
-        for name, enrolled, token_id in rows
+        for name, enrolled, evidence in rows
     ]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +15,12 @@ from legation.authority.model import (
     Operator,
     RevocationOutcome,
 )
+from legation.authority.scopes import BannedKey, RevocationRequest, Scope
 from legation.authority.store.protocols import Deliver, Sign
 from legation.authority.store.records import (
     AuditDraft,
     AuthorityIdentity,
+    BegunRevocation,
     CommittedEvent,
     EnrolledAgent,
     EventDraft,
@@ -26,15 +28,28 @@ from legation.authority.store.records import (
     InitialState,
     Issuance,
     IssuerRecord,
+    KeyChange,
     Requester,
     RevokedRow,
+    Spend,
     StoredCRL,
     WrappedKey,
 )
-from legation.authority.store.sqlite import beginnings, certificates, feed, people
+from legation.authority.store.sqlite import (
+    beginnings,
+    certificates,
+    drills,
+    feed,
+    lists,
+    people,
+    retention,
+    revocation_requests,
+    revocations,
+)
 from legation.authority.store.sqlite.database import open_database, open_reader
 from legation.authority.store.sqlite.group_commit import GroupCommit, Transaction
-from legation.errors import InternalError, Unavailable
+from legation.errors import InternalError, NotPermitted, Unavailable
+from legation.wire.drill import DrillRecord, DrillReport, DrillSummary
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -123,6 +138,13 @@ class SQLiteStore:
     async def wrapped_keys(self) -> Sequence[WrappedKey]:
         return await self._read(beginnings.wrapped_keys)
 
+    async def change_keys(
+        self, change: KeyChange, bundle: EventDraft, *, expected: int, audit: AuditDraft
+    ) -> CommittedEvent:
+        return await self._append(
+            beginnings.change_keys, change, bundle, expected=expected, audit=audit
+        )
+
     async def issuers(self) -> Sequence[IssuerRecord]:
         return await self._read(beginnings.issuers)
 
@@ -156,8 +178,13 @@ class SQLiteStore:
 
     async def record_issuance(
         self, items: Sequence[Issuance], *, requester: Requester
-    ) -> frozenset[int]:
+    ) -> Mapping[int, NotPermitted]:
         return await self._commits.run_together(certificates.record_all, (items, requester))
+
+    async def record_token(
+        self, spiffe_id: str, *, requester: Requester, audit: AuditDraft
+    ) -> None:
+        await self._write(certificates.record_token, spiffe_id, requester=requester, audit=audit)
 
     async def certificate(self, serial: int) -> IssuedRecord:
         return await self._read(certificates.certificate, serial)
@@ -195,9 +222,15 @@ class SQLiteStore:
         return await self._read(people.find_token, digest)
 
     async def enrol(
-        self, agent: EnrolledAgent, certificate: Issuance, *, at: datetime, audit: AuditDraft
+        self,
+        agent: EnrolledAgent,
+        certificate: Issuance,
+        *,
+        spend: Spend,
+        at: datetime,
+        audit: AuditDraft,
     ) -> None:
-        await self._write(people.enrol, agent, certificate, at=at, audit=audit)
+        await self._write(people.enrol, agent, certificate, spend=spend, at=at, audit=audit)
 
     async def agents(self) -> Sequence[EnrolledAgent]:
         return await self._read(people.agents)
@@ -208,33 +241,84 @@ class SQLiteStore:
         self, serial: int, *, reason: str, at: datetime, audit: AuditDraft
     ) -> RevocationOutcome:
         return await self._append(
-            certificates.revoke_serial, serial, reason=reason, at=at, audit=audit
+            revocations.revoke_serial, serial, reason=reason, at=at, audit=audit
         )
 
     async def revoke_identity(
         self, spiffe_id: str, *, reason: str, ban: bool, at: datetime, audit: AuditDraft
     ) -> RevocationOutcome:
         return await self._append(
-            certificates.revoke_identity, spiffe_id, reason=reason, ban=ban, at=at, audit=audit
+            revocations.revoke_identity, spiffe_id, reason=reason, ban=ban, at=at, audit=audit
         )
 
     async def lift_ban(self, spiffe_id: str, *, at: datetime, audit: AuditDraft) -> int:
-        return await self._append(certificates.lift_ban, spiffe_id, at=at, audit=audit)
+        return await self._append(revocations.lift_ban, spiffe_id, at=at, audit=audit)
+
+    async def preview_revocation(
+        self, scope: Scope, *, reason: str, at: datetime, most: int
+    ) -> tuple[Sequence[tuple[int, str, str]], Sequence[IssuedRecord]]:
+        return await self._read(revocations.preview, scope, reason=reason, at=at, most=most)
+
+    async def begin_revocation(
+        self, request: RevocationRequest, *, ask_above: int | None, most: int, audit: AuditDraft
+    ) -> RevocationRequest | BegunRevocation:
+        return await self._append(
+            revocation_requests.begin, request, ask_above=ask_above, most=most, audit=audit
+        )
+
+    async def approve_revocation(
+        self, request_id: str, *, at: datetime, most: int, audit: AuditDraft
+    ) -> RevocationRequest | BegunRevocation:
+        return await self._append(
+            revocation_requests.approve, request_id, at=at, most=most, audit=audit
+        )
+
+    async def reject_revocation(
+        self, request_id: str, *, at: datetime, audit: AuditDraft
+    ) -> RevocationRequest:
+        return await self._write(revocation_requests.reject, request_id, at=at, audit=audit)
+
+    async def go_on_revoking(
+        self, request_id: str, ids: Sequence[int], *, last: bool, at: datetime
+    ) -> RevocationOutcome:
+        return await self._append(revocation_requests.go_on, request_id, ids, last=last, at=at)
+
+    async def unfinished_revocations(
+        self, *, at: datetime
+    ) -> Sequence[tuple[RevocationRequest, Sequence[int]]]:
+        return await self._read(revocation_requests.unfinished, at=at)
+
+    async def revocation_requests(self, *, at: datetime) -> Sequence[RevocationRequest]:
+        return await self._read(revocation_requests.requests, at=at)
+
+    async def revocation_request(self, request_id: str, *, at: datetime) -> RevocationRequest:
+        return await self._read(revocation_requests.find, request_id, at=at)
+
+    async def release_held(
+        self, scope: Scope, *, most: int, at: datetime, audit: AuditDraft
+    ) -> tuple[RevocationOutcome, bool]:
+        return await self._append(revocations.release, scope, most=most, at=at, audit=audit)
+
+    async def banned_keys(self) -> Sequence[BannedKey]:
+        return await self._read(revocations.banned_key_rows)
 
     async def revoked(
         self, issuer: str, shard: int, *, unexpired_at: datetime
     ) -> Sequence[RevokedRow]:
-        return await self._read(certificates.revoked, issuer, shard, unexpired_at=unexpired_at)
+        return await self._read(lists.revoked, issuer, shard, unexpired_at=unexpired_at)
+
+    async def unlisted(self) -> Set[tuple[str, int]]:
+        return await self._read(lists.unlisted)
 
     async def publish_crl(
         self, crl: StoredCRL, draft: EventDraft, *, audit: AuditDraft
     ) -> CommittedEvent:
-        return await self._append(beginnings.publish_crl, crl, draft, audit=audit)
+        return await self._append(lists.publish_crl, crl, draft, audit=audit)
 
     async def crls(self) -> Sequence[StoredCRL]:
-        return await self._read(beginnings.crls)
+        return await self._read(lists.crls)
 
-    # Operators and the audit log
+    # Operators, drills and the audit log
 
     async def operators(self) -> Sequence[Operator]:
         return await self._read(people.operators)
@@ -247,8 +331,34 @@ class SQLiteStore:
     async def disable_operator(self, spiffe_id: str, *, at: datetime, audit: AuditDraft) -> None:
         await self._write(people.disable_operator, spiffe_id, at=at, audit=audit)
 
+    async def record_drill(self, report: DrillReport, *, by: str, audit: AuditDraft) -> DrillRecord:
+        return await self._write(drills.record_drill, report, by=by, audit=audit)
+
+    async def drills(self, *, before: int | None, limit: int) -> Sequence[DrillSummary]:
+        return await self._read(drills.drills, before=before, limit=limit)
+
+    async def drill(self, drill_id: int) -> DrillRecord:
+        return await self._read(drills.drill, drill_id)
+
     async def audit_entries(self, *, after: int, limit: int) -> Sequence[AuditEntry]:
         return await self._read(feed.audit_entries, after=after, limit=limit)
 
     async def audit_size(self) -> int:
         return await self._read(feed.audit_size)
+
+    # What has had its time
+
+    async def prune_certificates(
+        self, *, expired_before: datetime, limit: int, audit: AuditDraft
+    ) -> int:
+        return await self._write(
+            retention.prune_certificates, expired_before=expired_before, limit=limit, audit=audit
+        )
+
+    async def prune_tokens(self, *, expired_before: datetime, limit: int, audit: AuditDraft) -> int:
+        return await self._write(
+            retention.prune_tokens, expired_before=expired_before, limit=limit, audit=audit
+        )
+
+    async def prune_audit(self, *, before: datetime, limit: int, audit: AuditDraft) -> int:
+        return await self._write(retention.prune_audit, before=before, limit=limit, audit=audit)

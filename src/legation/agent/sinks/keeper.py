@@ -1,0 +1,369 @@
+"""Keeps one sink up to date: what to deliver, when to try again, what to say of it."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from legation.agent.model import (
+    InForce,
+    PointBoard,
+    PointState,
+    ServedCertificate,
+    WorkloadIdentity,
+)
+from legation.agent.schedule import next_renewal
+from legation.agent.sinks.choosing import one_identity, still_valid, to_deliver
+from legation.agent.sinks.delivery import Delivery, Lookout, Result
+from legation.agent.sinks.generations import Generations, access_of
+from legation.agent.sinks.model import Delivered, Generation, Listener, Material, SinkStatus
+from legation.agent.sinks.plan import Outcome, Step
+from legation.agent.sinks.revocation_lists import RevocationLists, names_all
+from legation.agent.sinks.servers import Server
+from legation.agent.sinks.servers.server import LOADS_NO_LISTS
+from legation.agent.sinks.standing import Standing
+from legation.clock import Clock
+from legation.config.sinks import Sink
+from legation.errors import InternalError, LegationError, Unavailable
+from legation.pki import TrustBundle, certificate_from_der
+from legation.wire.feed import FeedState
+
+KIND = "sink"
+# How often a server that was confirmed is looked at again, and the clock at the latest.
+_LOOK_S = 30.0
+_MAX_NOTE = 400
+_NOT_OBSERVED = "not observed: no probe is configured, and the server does not acknowledge"
+
+_log = logging.getLogger(__name__)
+
+
+class Issued(Protocol):
+    """The identities that an agent holds, and what they are used under."""
+
+    @property
+    def state(self) -> FeedState: ...
+    @property
+    def bundle(self) -> TrustBundle: ...
+
+    def identities_showing(self, selectors: Collection[str]) -> Sequence[WorkloadIdentity]:
+        """Return the unexpired identities all of whose selectors are among these."""
+        ...
+
+    def watch(self) -> AsyncIterator[None]:
+        """Yield at once, then after each change."""
+        ...
+
+
+class Keeper:
+    """Delivers to one sink for as long as it runs."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        issued: Issued,
+        lists: RevocationLists,
+        board: PointBoard,
+        clock: Clock,
+        tell: Listener,
+        server: Server,
+        in_force: InForce | None = None,
+    ) -> None:
+        self._sink = sink
+        self._issued = issued
+        self._lists = lists
+        self._board = board
+        self._clock = clock
+        self._tell = tell
+        self._in_force_board = in_force
+        self._server = server
+        self._generations: Generations | None = None
+        self._known = Standing()
+        self._begun = clock.now()
+        self._refused: dict[int, datetime] = {}  # serial: not to be tried again before
+        self._wake = asyncio.Event()
+
+    def status(self) -> SinkStatus:
+        """Return how the sink is."""
+        known = self._known
+        return SinkStatus(
+            name=self._sink.name,
+            kind=self._sink.reload.kind,
+            spiffe_id=known.issued.spiffe_id if known.issued else self._sink.spiffe_id or "",
+            state=known.state,
+            issued=self._known.newest,
+            in_force=known.in_force,
+            revision=known.revision if self._loads_lists else None,
+            since=known.since,
+            failures=known.failures,
+            next_attempt=known.next_attempt,
+            problem=self._known.shown_problem,
+            notes=self._notes(),
+        )
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            while True:
+                self._wake.clear()
+                await self._round()
+                self._state()
+                await self._nap()
+        finally:
+            watching.cancel()
+            self._board.remove(self._point)
+            if self._in_force_board is not None:
+                self._in_force_board.gone(self._point)
+
+    @property
+    def _point(self) -> str:
+        return f"{KIND}:{self._sink.name}"
+
+    @property
+    def _loads_lists(self) -> bool:
+        return self._sink.files.crl is not None
+
+    async def _watch(self) -> None:
+        async for _ in self._issued.watch():
+            self._wake.set()
+
+    async def _nap(self) -> None:
+        pause_s = _LOOK_S
+        if self._known.next_attempt is not None:
+            left = (self._known.next_attempt - self._clock.now()).total_seconds()
+            pause_s = min(max(left, 0.0), _LOOK_S)
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._wake.wait()
+        except TimeoutError:
+            await self._look_again()
+
+    async def _round(self) -> None:
+        now = self._clock.now()
+        try:
+            await self._bring_up_to_date(now)
+        except LegationError as error:
+            self._postpone(str(error), now)
+        except Exception as error:
+            _log.exception("sink %s failed", self._sink.name)
+            self._postpone(str(InternalError(f"a {type(error).__name__}")), now)
+
+    async def _bring_up_to_date(self, now: datetime) -> None:
+        known = self._known
+        generations = self._prepared()
+        shown = self._issued.identities_showing(self._sink.selectors)
+        known.issued = None
+        known.issued = one_identity(self._sink, shown)
+        identity = to_deliver(known.issued, known.held, self._refused, at=now)
+        if identity is None:
+            later = [until for until in self._refused.values() if until > now]
+            known.next_attempt = min(later, default=None)
+            return
+        material = await self._material(identity)
+        current = None if known.uncertain else known.generation
+        if current is None or current.digest != material.digest:
+            await self._deliver(generations, material)
+            return
+        known.settle(identity)
+        self._in_force(material)
+
+    def _prepared(self) -> Generations:
+        """Return the generations, taking up what an earlier run of the agent left."""
+        if self._generations is None:
+            sink = self._sink
+            access = access_of(sink.owner, sink.group, sink.file_mode)
+            generations = Generations(sink.directory, access)
+            generations.prepare()
+            self._generations, current = generations, generations.current()
+            self._known.generation = current
+            self._known.in_force = current.serial if current else None
+        return self._generations
+
+    async def _material(self, identity: WorkloadIdentity) -> Material:
+        state = self._issued.state
+        revision, bundle = state.revision, self._issued.bundle
+        if not self._loads_lists:
+            return Material(identity=identity, bundle=bundle, revision=revision)
+        above = [certificate_from_der(der) for der in identity.chain[1:]]
+        lists = await self._lists.current(
+            tuple(state.crls.values()), [*bundle.x509_authorities, *above]
+        )
+        return Material(
+            identity=identity,
+            bundle=bundle,
+            lists=lists,
+            revision=revision,
+            # Asked of the state as it is now: what was revoked meanwhile makes it incomplete.
+            complete=names_all(lists, self._issued.state, at=self._clock.now()),
+        )
+
+    async def _deliver(self, generations: Generations, material: Material) -> None:
+        begun = self._clock.monotonic()
+        previous = self._known.generation
+        delivery = Delivery(
+            self._sink,
+            generations,
+            self._server,
+            previous=previous,
+            fallback=previous is not None and self._may_return_to(previous, material),
+        )
+        if not self._server.acknowledges:
+            material = material.following(previous)
+        result = await delivery.run(material)
+        self._take(result, material)
+        keep = {g.number for g in (previous, self._known.generation) if g is not None}
+        current = generations.current()
+        try:
+            generations.prune(keep | ({current.number} if current else set()))
+        except LegationError as error:
+            _log.warning("sink %s: %s", self._sink.name, error)
+        self._emit(result, material, self._clock.monotonic() - begun)
+
+    def _may_return_to(self, previous: Generation, material: Material) -> bool:
+        return still_valid(
+            previous,
+            self._known.held,
+            spiffe_id=material.identity.spiffe_id,
+            state=self._issued.state,
+            bundle=material.bundle,
+            at=self._clock.now(),
+        )
+
+    def _take(self, result: Result, material: Material) -> None:
+        known, now = self._known, self._clock.now()
+        known.state, known.since, known.in_force = result.outcome.value, now, result.in_force
+        if result.outcome in {Outcome.CONFIRMED, Outcome.DELIVERED}:
+            known.generation, known.held, known.uncertain = (
+                result.generation,
+                material.identity,
+                False,
+            )
+            self._refused.pop(material.identity.serial, None)
+            known.settle(material.identity)
+            self._in_force(material)
+            return
+        known.uncertain = result.outcome is Outcome.FAILED
+        problem = result.problem or "the delivery failed"
+        known.rejected = material.identity, problem
+        self._postpone(problem, now, material.identity)
+
+    def _in_force(self, material: Material) -> None:
+        """Take note that the server uses `material`, as far as it was confirmed."""
+        proved = self._sink.probe is not None or self._server.acknowledges
+        if (
+            proved
+            and self._known.state != Outcome.FAILED
+            and material.complete
+            and self._loads_lists
+        ):
+            if self._known.revision != material.revision:
+                self._known.applied_at = self._clock.now()
+            self._known.revision = material.revision
+
+    def _postpone(
+        self, problem: str, now: datetime, identity: WorkloadIdentity | None = None
+    ) -> None:
+        known = self._known
+        if known.problem != problem:
+            _log.warning("sink %s: %s", self._sink.name, problem)
+        known.problem = problem
+        known.failures += 1
+        paced = identity or known.issued or known.held
+        known.next_attempt = next_renewal(
+            paced.not_before if paced else now,
+            paced.not_after if paced and paced.not_after > now else now + timedelta(hours=1),
+            now=now,
+            failures=known.failures,
+            jitter=random.random(),  # noqa: S311 - spreads load, keeps no secret
+        )
+        if identity is not None:
+            self._refused = {identity.serial: known.next_attempt} | {
+                serial: until for serial, until in self._refused.items() if until > now
+            }
+            self._refused[identity.serial] = known.next_attempt
+
+    async def _look_again(self) -> None:
+        """See whether what was confirmed is still served: it may have been restarted, or edited."""
+        known, probe = self._known, self._sink.probe
+        if probe is None or known.generation is None or known.state != Outcome.CONFIRMED:
+            return
+        begun = self._clock.monotonic()
+        try:
+            serial, digest = await Lookout(probe).serial_and_digest()
+            if digest == known.generation.served:
+                return
+            raise Unavailable(f"{probe.address} has gone over to {serial:x} by itself")
+        except LegationError as error:
+            problem = str(error)
+        known.state, known.in_force, known.problem = Outcome.FAILED.value, None, problem
+        known.uncertain = True
+        self._emit(
+            Result(outcome=Outcome.FAILED, in_force=None, failed_at=Step.PROBE, problem=problem),
+            None,
+            self._clock.monotonic() - begun,
+        )
+
+    def _emit(self, result: Result, material: Material | None, duration_s: float) -> None:
+        issued = material.identity if material else self._known.issued
+        self._tell(
+            Delivered(
+                sink=self._sink.name,
+                outcome=result.outcome,
+                issued=issued.serial if issued else 0,
+                in_force=result.in_force,
+                failed_at=result.failed_at,
+                problem=result.problem,
+                duration_s=duration_s,
+            )
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        known = self._known
+        notes = list(self._server.notes)
+        if not self._loads_lists and LOADS_NO_LISTS not in notes:
+            notes.append(LOADS_NO_LISTS)
+        if self._sink.probe is None and not self._server.acknowledges:
+            notes.append(_NOT_OBSERVED)
+        notes += known.differences()
+        return tuple(note[:_MAX_NOTE] for note in notes)
+
+    def _state(self) -> None:
+        """State what is in force, and to whoever counts on this server to refuse a revoked peer."""
+        self._report()
+        if not self._loads_lists:
+            return
+        status = self.status()
+        self._board.put(
+            PointState(
+                id=self._point,
+                kind=KIND,
+                spiffe_id=status.spiffe_id,
+                revision=self._known.revision,
+                applied_at=self._known.applied_at or self._begun,
+                capabilities=self._server.capabilities,
+                notes=status.notes,
+            )
+        )
+
+    def _report(self) -> None:
+        """Tell which certificate is served, to whoever compares it with what was issued."""
+        board, known = self._in_force_board, self._known
+        if board is None:
+            return
+        if known.issued is None or known.since is None:
+            board.gone(self._point)
+            return
+        board.serves(
+            ServedCertificate(
+                point=self._point,
+                spiffe_id=known.issued.spiffe_id,
+                offered=known.issued.serial,
+                serial=known.in_force,
+                problem="" if known.issued.serial == known.in_force else known.problem or "",
+                # A server that is not there has not refused anything.
+                connected=known.in_force is not None,
+            )
+        )

@@ -1,0 +1,1 @@
+"""Node attestation: how an agent proves who it is when it enrols."""

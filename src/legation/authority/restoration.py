@@ -1,0 +1,86 @@
+"""Going on from an old copy of the store.
+
+Agents, verifiers and relying parties have seen what followed the copy. Nothing that the
+authority says from now on may look older than that, or be mistaken for it:
+
+1. the feed gets a new name, so every agent takes a snapshot; its revisions go on far above
+   any that an agent may have acknowledged;
+2. serial indices go on far above any that may have been used;
+3. every revocation list is signed anew, with a number above all earlier ones (RFC 5280,
+   section 5.2.3): the ones in the copy may be older than those that are out there.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from legation.authority.crl_lists import places
+from legation.authority.crl_publisher import CRLPublisher
+from legation.authority.events import EventBus
+from legation.authority.model import AUTHORITY_PATH
+from legation.authority.moments import stamp
+from legation.authority.settings import AuthoritySettings
+from legation.authority.store import AuditDraft, Store
+from legation.clock import Clock
+from legation.pki import Issuer, SpiffeID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """How an authority goes on.
+
+    Attributes:
+        copy_ends_at: time of the newest audit entry in the copy; what was done later is lost.
+        feed_id: the feed's new name.
+        revision: the feed's newest revision.
+        lists: how many revocation lists were signed anew.
+        set_aside: where the file that was replaced is now; None if there was none.
+    """
+
+    copy_ends_at: datetime
+    feed_id: str
+    revision: int
+    lists: int
+    set_aside: Path | None
+
+
+async def begin_anew(
+    store: Store,
+    issuers: Mapping[str, Issuer],
+    *,
+    settings: AuthoritySettings,
+    clock: Clock,
+    events: EventBus,
+    set_aside: Path | None,
+) -> Restored:
+    """Make a store ready that holds an old copy, before anyone is served from it.
+
+    Raises:
+        InvalidInput: the settings do not fit what the authority has issued.
+        Unavailable: the store cannot be written.
+        LegationError: a revocation list cannot be made.
+    """
+    own_name = str(SpiffeID(settings.trust_domain, AUTHORITY_PATH))
+    publisher = CRLPublisher(
+        store, issuers, settings=settings, clock=clock, events=events, actor=own_name
+    )
+    await publisher.load()
+    newest = await store.audit_size()
+    (last,) = await store.audit_entries(after=newest - 1, limit=1)
+    feed_id = secrets.token_hex(16)
+    await store.begin_feed(
+        feed_id,
+        audit=AuditDraft(time=stamp(clock), actor=own_name, action="feed.begin", subject=own_name),
+    )
+    lists = sorted(places(issuers.values(), settings))
+    for place in lists:
+        await publisher.publish(place)
+    return Restored(
+        copy_ends_at=last.time,
+        feed_id=feed_id,
+        revision=(await store.position()).revision,
+        lists=len(lists),
+        set_aside=set_aside,
+    )

@@ -1,0 +1,54 @@
+"""How an enforcement point stands: up to date, late, out of reach, or gone."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from legation.pki.spiffe_id import SpiffeID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointRecord:
+    """One enforcement point as its agent last stated it."""
+
+    agent: SpiffeID
+    id: str
+    kind: str
+    spiffe_id: str
+    revision: int
+    applied_at: datetime | None  # the agent's clock
+    received_at: datetime  # the authority's clock
+    capabilities: tuple[str, ...]
+    notes: tuple[str, ...]
+    connected: bool
+
+
+class Standing(StrEnum):
+    """What can be said of a point, and whom to look at."""
+
+    CONNECTED = "connected"  # up to date, or not long enough behind to mean anything
+    LATE = "late"  # its agent is there, and it does not follow: look at the point
+    UNREACHABLE = "unreachable"  # its agent is not there: look at the node
+    LEFT = "left"  # its agent has stated that it is no more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointStanding:
+    """One enforcement point, and how it stands.
+
+    Attributes:
+        point: as its agent last stated it.
+        standing: in one word.
+        lag: revisions that it lacks; 0 for one that has left.
+        lag_s: seconds since the first of them was committed, or since the authority began, if
+            that is later.
+        last_contact: when its agent was last heard of.
+        left_at: when its agent no longer named it; None while it does.
+    """
+
+    point: PointRecord
+    standing: Standing
+    lag: int
+    lag_s: float
+    last_contact: datetime | None
+    left_at: datetime | None = None

@@ -1,0 +1,128 @@
+"""Which rows a revocation hits. Every condition is answered by an index."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from legation.authority.model import RESERVED_PREFIX
+from legation.authority.scopes import (
+    HOLD,
+    AgentScope,
+    IdentityScope,
+    JoinTokenScope,
+    KeyScope,
+    PatternScope,
+    Scope,
+    SerialScope,
+)
+from legation.authority.store.sqlite.values import serial_to_bytes, to_ms
+from legation.policy import Form
+
+_Condition = tuple[str, dict[str, Any]]
+
+# Not expired, and not revoked; what is on hold can still be revoked for good.
+_FRESH = (
+    "not_after_ms >= :at AND (revoked_at_ms IS NULL"
+    f" OR (reason = '{HOLD}' AND :reason != '{HOLD}'))"
+)
+_HELD = f"not_after_ms >= :at AND revoked_at_ms IS NOT NULL AND reason = '{HOLD}'"
+
+
+def hits(
+    connection: sqlite3.Connection, scope: Scope, *, reason: str, at: datetime
+) -> Sequence[tuple[int, str, str]]:
+    """Return id, identity and requester of every certificate that there is to revoke, by id."""
+    condition, values = _condition(connection, scope, at=at)
+    rows = connection.execute(
+        f"SELECT id, spiffe_id, requester FROM {_table(scope)}"  # noqa: S608 - constants only
+        f" WHERE ({condition}) AND {_FRESH}",
+        {**values, "at": to_ms(at), "reason": reason},
+    )
+    return sorted(rows)
+
+
+def held(connection: sqlite3.Connection, scope: Scope, *, at: datetime) -> Sequence[int]:
+    """Return the ids of what a scope has on hold."""
+    condition, values = _condition(connection, scope, at=at)
+    rows = connection.execute(
+        f"SELECT id FROM {_table(scope)} WHERE ({condition}) AND {_HELD}",  # noqa: S608
+        {**values, "at": to_ms(at)},
+    )
+    return sorted(row_id for (row_id,) in rows)
+
+
+def token_agents(connection: sqlite3.Connection, token: str) -> list[str]:
+    """Return the agents that came in with a join token: one at most, unless ids repeat."""
+    rows = connection.execute(
+        "SELECT agent FROM join_tokens WHERE id = :token AND used_at_ms IS NOT NULL"
+        " UNION SELECT spiffe_id FROM agents WHERE evidence = 'join-token ' || :token",
+        {"token": token},
+    )
+    return [name for (name,) in rows]
+
+
+def _table(scope: Scope) -> str:
+    """Return the table, with the index that has the condition of the scope in itself."""
+    by_key_or_requester = isinstance(scope, AgentScope | JoinTokenScope | KeyScope)
+    return (
+        "certificates INDEXED BY certificates_expiring" if by_key_or_requester else "certificates"
+    )
+
+
+def _condition(connection: sqlite3.Connection, scope: Scope, *, at: datetime) -> _Condition:
+    match scope:
+        case SerialScope():
+            return "serial = :serial", {"serial": serial_to_bytes(scope.serial)}
+        case IdentityScope():
+            return "spiffe_id = :name", {"name": str(scope.spiffe_id)}
+        case AgentScope():
+            return _behind([str(scope.agent)])
+        case JoinTokenScope():
+            return _behind(token_agents(connection, scope.token))
+        case KeyScope():
+            return "key_fingerprint = :key", {"key": scope.fingerprint}
+        case PatternScope():
+            names, values = _matching(connection, scope, at=at)
+            return f"{names} AND not_before_ms < :before", {
+                **values,
+                "before": to_ms(scope.before),
+            }
+
+
+def _behind(agents: Sequence[str]) -> _Condition:
+    # An agent asks for its own certificates, too.
+    return "requester IN (SELECT value FROM json_each(:agents))", {"agents": json.dumps(agents)}
+
+
+def _matching(connection: sqlite3.Connection, scope: PatternScope, *, at: datetime) -> _Condition:
+    """Return what selects the identities of a pattern."""
+    pattern = scope.pattern
+    if pattern.form is Form.EXACT:
+        return "spiffe_id = :name", {"name": pattern.operand}
+    literal = pattern.text.partition("*")[0]
+    # Every identity in the range begins with the literal part: its last character is "/".
+    values = {"first": literal, "end": literal[:-1] + chr(ord(literal[-1]) + 1)}
+    within = "spiffe_id >= :first AND spiffe_id < :end"
+    reserved = _reserved(scope)
+    if pattern.form is Form.PREFIX:
+        if literal.startswith(reserved):
+            return within, values
+        values["reserved"], values["reserved_end"] = reserved, reserved[:-1] + "0"
+        return f"{within} AND NOT (spiffe_id >= :reserved AND spiffe_id < :reserved_end)", values
+    rows = connection.execute(
+        f"SELECT DISTINCT spiffe_id FROM certificates WHERE {within} AND not_after_ms >= :at",  # noqa: S608
+        {**values, "at": to_ms(at)},
+    )
+    names = [
+        name
+        for (name,) in rows
+        if pattern.matches(name) and (literal.startswith(reserved) or not name.startswith(reserved))
+    ]
+    return "spiffe_id IN (SELECT value FROM json_each(:names))", {"names": json.dumps(names)}
+
+
+def _reserved(scope: PatternScope) -> str:
+    trust_domain = scope.pattern.text.partition("://")[2].partition("/")[0]
+    return f"spiffe://{trust_domain}{RESERVED_PREFIX}"

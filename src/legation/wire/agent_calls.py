@@ -1,0 +1,33 @@
+"""How the messages of `agent.proto` travel: the names that both ends must agree on."""
+
+from hashlib import sha256
+
+# HTTP/1.1, on the HTTPS port; every request with one answer.
+PATH_PREFIX = "/agent/v1/"
+ISSUE_PATH = f"{PATH_PREFIX}issue"
+RENEW_PATH = f"{PATH_PREFIX}renew"
+SUPERSEDED_PATH = f"{PATH_PREFIX}superseded"
+# Open to anyone: an agent whose certificate has expired has none to show.
+CHALLENGE_PATH = f"{PATH_PREFIX}challenge"
+RENEW_EXPIRED_PATH = f"{PATH_PREFIX}renew-expired"
+JWT_PATH = f"{PATH_PREFIX}jwt"
+STAPLES_PATH = f"{PATH_PREFIX}staples"
+MAX_STAPLES = 256  # in one request
+MEDIA_TYPE = "application/x-protobuf"
+MAX_REQUEST_BYTES = 12 << 20  # 500 requests of 16 KiB, and their names
+MAX_RESPONSE_BYTES = 16 << 20
+
+# gRPC, on the agents' port; the stream.
+SERVICE = "legation.agent.v1.AgentService"
+SYNC_METHOD = f"/{SERVICE}/Sync"
+# Trailing metadata that carries what a gRPC status cannot: the error's code and remedy.
+CODE_KEY = "legation-code"
+REMEDY_KEY = "legation-remedy-bin"
+
+
+def expired_renewal_statement(nonce: bytes, csr: bytes) -> bytes:
+    """Return what the key of an expired certificate signs, to ask for the next one.
+
+    The first line keeps the signature from meaning anything elsewhere.
+    """
+    return b"legation agent renews its expired certificate, v1\n" + nonce + sha256(csr).digest()
