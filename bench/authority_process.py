@@ -14,9 +14,9 @@ from typing import Any
 
 import uvloop
 
+from legation.authority.http.listeners import api_listener, status_listener
 from legation.authority.initialisation import FirstOperator
 from legation.authority.keystore import create_key_file, read_key_file
-from legation.authority.listeners import api_listener, status_listener
 from legation.authority.model import Actor, Evidence, Role
 from legation.authority.settings import AuthoritySettings
 from legation.authority.wiring import Authority, build, initialise

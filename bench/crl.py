@@ -23,10 +23,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.figures import Figure, figure
-from legation.authority.crl_lists import Place
-from legation.authority.crl_publisher import CRLPublisher
 from legation.authority.events import EventBus
-from legation.authority.http_server import HTTPServer
+from legation.authority.http.server import HTTPServer
+from legation.authority.revoking.crl_lists import Place
+from legation.authority.revoking.crl_publisher import CRLPublisher
 from legation.authority.settings import AuthoritySettings
 from legation.authority.status_http import build_status_application
 from legation.authority.store import AuditDraft

@@ -61,7 +61,7 @@ def test_the_layers_hold() -> None:
         ("envoy/tls.py", "import ssl", "resources"),
         ("wire/canonical.py", "import legation.agent.model", "layers"),
         ("agent/model.py", "import legation.authority.model", "layers"),
-        ("authority/entries.py", "import legation.authority.store.sqlite", "store"),
+        ("authority/administration/entries.py", "import legation.authority.store.sqlite", "store"),
     ],
 )
 def test_a_broken_layer_is_caught(copied_tree: Path, module: str, line: str, contract: str) -> None:

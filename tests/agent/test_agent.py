@@ -11,8 +11,8 @@ from grpclib.client import Channel
 
 from legation.agent.enrolment import EnrolmentRequest, enrol
 from legation.agent.evidence import JoinToken
+from legation.agent.identities.schedule import RenewalTiming
 from legation.agent.identity import IdentityStore
-from legation.agent.schedule import RenewalTiming
 from legation.agent.wiring import Agent, AgentSettings
 from legation.clock import SystemClock
 from legation.errors import (

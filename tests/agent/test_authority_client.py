@@ -5,10 +5,10 @@ import contextlib
 
 import pytest
 
-from legation.agent import https_client
-from legation.agent.authority_client import AuthorityClient, Credentials
 from legation.agent.enrolment import enrol
-from legation.agent.problems import error_of
+from legation.agent.upstream import https_client
+from legation.agent.upstream.client import AuthorityClient, Credentials
+from legation.agent.upstream.problems import error_of
 from legation.causes import Cause, Failure
 from legation.config.values import Address
 from legation.errors import (
@@ -183,7 +183,7 @@ async def test_an_authority_of_another_root_is_refused(serve):
 )
 async def test_a_bad_answer_is_an_error(serve, monkeypatch, answer, error, words):
     """Each in its own words, and a good connection answers afterwards."""
-    monkeypatch.setattr("legation.agent.authority_client.MAX_RESPONSE_BYTES", 98)
+    monkeypatch.setattr("legation.agent.upstream.client.MAX_RESPONSE_BYTES", 98)
     monkeypatch.setattr(https_client, "CALL_TIMEOUT_S", 0.2)
     async with serve([answer], [OK]) as (client, _):
         with pytest.raises(error, match=words):

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from legation.agent import confirmation
 from legation.agent.discovery import identity
-from legation.agent.probe import served_chain
+from legation.agent.identities import confirmation
+from legation.agent.identities.probe import served_chain
 from legation.pki import certificate_from_der, generate_key, private_key_to_pem
 from legation.wire.feed import Kind
 from tests.support.envoy import http_app, port_of, running_proxy, serving

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from legation.agent.feed import FeedReceiver
+from legation.agent.upstream.feed import FeedReceiver
 from legation.errors import InvalidInput, NotAuthenticated
 from legation.pki import SpiffeID
 from legation.wire.canonical import canonical_json
@@ -145,7 +145,9 @@ def test_a_new_feed_starts_from_nothing(receiver, signer):
     assert (receiver.state.bans, receiver.state.revision, receiver.feed_id) == ({}, 3, "g")
 
 
-def revocation(signer, revision, serial="2a", *, expires_at="2031-01-01T00:00:00.000Z", reason="superseded"):
+def revocation(
+    signer, revision, serial="2a", *, expires_at="2031-01-01T00:00:00.000Z", reason="superseded"
+):
     value = {
         "serial": serial,
         "spiffe_id": BAD,

@@ -5,8 +5,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from legation.agent import feed_cache
-from legation.agent.feed_cache import FeedCache
+from legation.agent.upstream import feed_cache
+from legation.agent.upstream.feed_cache import FeedCache
 from legation.errors import InternalError, Unavailable
 from legation.wire.feed import FeedEvent, FeedSigner, Kind
 from legation.wire.protobuf import agent_pb2 as pb

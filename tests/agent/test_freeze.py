@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legation.agent.freeze import MARGIN, Settled
-from legation.agent.schedule import (
+from legation.agent.identities.freeze import MARGIN, Settled
+from legation.agent.identities.schedule import (
     LONGEST_RETRY,
     SHORTEST_PAUSE,
     RenewalTiming,

@@ -4,18 +4,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from legation.agent import in_force
-from legation.agent.held import WORTH_IT, HeldEntry
-from legation.agent.in_force import (
+from legation.agent.identities import in_force
+from legation.agent.identities.held import WORTH_IT, HeldEntry
+from legation.agent.identities.in_force import (
     PATIENCE_S,
     InForceAgain,
     InForceBoard,
     NotInForce,
     RolledBack,
 )
+from legation.agent.identities.peer_bundles import PeerBundles
+from legation.agent.identities.schedule import DEFAULT_TIMING, LONGEST_RETRY
 from legation.agent.model import ServedCertificate, WorkloadIdentity
-from legation.agent.peer_bundles import PeerBundles
-from legation.agent.schedule import DEFAULT_TIMING, LONGEST_RETRY
 from legation.clock import FixedClock
 from legation.errors import Unavailable
 from legation.pki import TrustBundle

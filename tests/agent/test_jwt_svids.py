@@ -11,7 +11,7 @@ from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from legation.agent.jwt_svids import LEEWAY, MAX_KEPT, JWTSVIDs
+from legation.agent.identities.jwt_svids import LEEWAY, MAX_KEPT, JWTSVIDs
 from legation.causes import Cause
 from legation.clock import FixedClock
 from legation.errors import InvalidInput, NotPermitted, Unavailable, VerificationError
@@ -150,7 +150,7 @@ async def test_callers_at_once_share_one_request(tokens, issuer):
 
 async def test_what_is_kept_is_bounded(tokens, issuer, monkeypatch):
     """The longest unused token is the first to go."""
-    monkeypatch.setattr("legation.agent.jwt_svids.MAX_KEPT", 2)
+    monkeypatch.setattr("legation.agent.identities.jwt_svids.MAX_KEPT", 2)
     assert MAX_KEPT > 2
     for audience in ("a", "b", "a", "c", "a"):
         await tokens.fetch(Identity, [audience])

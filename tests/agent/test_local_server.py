@@ -15,10 +15,10 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 
-from legation.agent import local_server
 from legation.agent.attestation import PeerAttestor
-from legation.agent.local_server import LocalServer, attest_peer
-from legation.agent.status import StatusService
+from legation.agent.local import server as local_server
+from legation.agent.local.server import LocalServer, attest_peer
+from legation.agent.local.status import StatusService
 from legation.clock import SystemClock
 from legation.errors import Conflict, InvalidInput, Unavailable
 from legation.wire.protobuf.local_grpc import LocalServiceBase, LocalServiceStub

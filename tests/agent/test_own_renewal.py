@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from legation.agent import renewal
+from legation.agent.identities import renewal
+from legation.agent.identities.renewal import OwnRenewal
 from legation.agent.identity import IdentityStore
-from legation.agent.renewal import OwnRenewal
 from legation.clock import FixedClock
 from legation.errors import NotAuthenticated, NotPermitted, Unavailable
 from tests.support.scripted_authority import ScriptedAuthority

@@ -8,9 +8,9 @@ import subprocess
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from legation.agent import probe
+from legation.agent.identities import probe
+from legation.agent.identities.probe import ProbeFailed, StartTLS, served_chain
 from legation.agent.identity import AgentIdentity
-from legation.agent.probe import ProbeFailed, StartTLS, served_chain
 from legation.agent.tls import server_context, use_identity
 from legation.causes import Cause
 from legation.errors import TimedOut

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from legation.agent.proof import prove, still_proved
+from legation.agent.identities.proof import prove, still_proved
 from legation.causes import Cause
 from legation.errors import InvalidInput, VerificationError
 from legation.pki import WORKLOAD, KeyAlgorithm, SpiffeID, TrustBundle, generate_key

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from legation.agent import rotation
+from legation.agent.identities import rotation
+from legation.agent.identities.rotation import Rotator
 from legation.agent.model import AttestedCaller
-from legation.agent.rotation import Rotator
 from legation.clock import FixedClock
 from legation.errors import NotPermitted, Unavailable
 from legation.pki import WORKLOAD, CertificateRequest, SpiffeID, TrustBundle

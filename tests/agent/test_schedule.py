@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legation.agent.schedule import (
+from legation.agent.identities.schedule import (
     LONGEST_RECONNECT_S,
     LONGEST_RETRY,
     RENEW_AT_REMAINING,

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+from legation.agent.identities.staples import Staples
 from legation.agent.model import Changes, WorkloadIdentity
-from legation.agent.staples import Staples
 from legation.causes import Cause
 from legation.clock import FixedClock
 from legation.errors import InternalError, NotFound, Unavailable, VerificationError
@@ -240,7 +240,7 @@ async def test_an_answer_that_is_none_is_tried_again_later(staples, holder, sour
 
 async def test_many_are_asked_for_in_bounded_calls(staples, holder, source, monkeypatch):
     """No call asks for more than the authority answers at once."""
-    monkeypatch.setattr("legation.agent.staples.MAX_STAPLES", 2)
+    monkeypatch.setattr("legation.agent.identities.staples.MAX_STAPLES", 2)
     serials = [holder.hold() for _ in range(5)]
     await staples.renew_due()
     assert [len(asked) for asked in source.asked] == [2, 2, 1]

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from legation.agent import sync
 from legation.agent.model import PointState, RefusalReport
+from legation.agent.upstream import sync
 from legation.clock import to_rfc3339
 from legation.errors import NotAuthenticated, Unavailable
 from legation.wire.feed import Kind

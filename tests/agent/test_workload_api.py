@@ -12,7 +12,7 @@ from grpclib.client import Channel, UnaryStreamMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from legation.agent import workload_api
+from legation.agent.local import workload_api
 from legation.pki import certificates_from_der, private_key_from_der
 from legation.wire.feed import Kind, PublishedCRL
 from legation.wire.protobuf import agent_pb2

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from legation.authority.model import JoinToken, Operator, Role
-from legation.authority.scopes import (
+from legation.authority.revoking.scopes import (
     HOLD,
     AgentScope,
     IdentityScope,

@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from legation.authority import agent_http, agent_peer, requests
+from legation.authority.agents import http as agent_http
+from legation.authority.agents import peer as agent_peer
 from legation.authority.events import Issued
+from legation.authority.http import requests
 from legation.authority.store import AuditDraft
 from legation.causes import Cause
 from legation.errors import InvalidInput

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legation.authority.audit import issuance_detail, render_entry, render_issuance
+from legation.authority.administration.audit import issuance_detail, render_entry, render_issuance
 from legation.authority.model import IssuedRecord
 from legation.clock import to_rfc3339
 from legation.errors import InvalidInput

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legation.authority.certifier import agreed_subject, validity_around
-from legation.authority.serials import BLOCK, SerialAllocator, shard_of
+from legation.authority.issuing.certifier import agreed_subject, validity_around
+from legation.authority.issuing.serials import BLOCK, SerialAllocator, shard_of
 from legation.authority.store.sqlite import SQLiteStore
 from legation.errors import InvalidInput, NotPermitted, Unavailable
 from legation.pki import (

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from legation.authority import crl_lists
-from legation.authority.crl_lists import Lists, next_lists, published, unexpired_at
 from legation.authority.events import CRLPublished, Revoked
+from legation.authority.revoking import crl_lists
+from legation.authority.revoking.crl_lists import Lists, next_lists, published, unexpired_at
 from legation.authority.store import AuditDraft, EventDraft, RevokedRow
 from legation.errors import Conflict, InvalidInput, NotFound
 from legation.pki import RevocationList, SerialNumber, build_request, generate_key

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from legation.agent.identities.renewal import OwnRenewal
+from legation.agent.identities.rotation import Rotator
 from legation.agent.identity import AgentIdentity
 from legation.agent.model import AttestedCaller
-from legation.agent.renewal import OwnRenewal
-from legation.agent.rotation import Rotator
-from legation.authority import expired_agents
-from legation.authority.expired_agents import NONCE_S
-from legation.authority.issuance import AgentCaller
+from legation.authority.agents import expired as expired_agents
+from legation.authority.agents.expired import NONCE_S
+from legation.authority.issuing.issuance import AgentCaller
 from legation.clock import FixedClock
 from legation.errors import NotAuthenticated, NotPermitted, Unavailable
 from legation.pki import (

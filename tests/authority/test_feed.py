@@ -10,19 +10,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from legation.authority import feed as feed_module
 from legation.authority.events import EventBus
-from legation.authority.feed import FeedHub
-from legation.authority.follower import Follower
-from legation.authority.maintenance import Maintenance
-from legation.authority.store import AuditDraft, CommittedEvent, EventDraft
-from legation.authority.store.sqlite import SQLiteStore
-from legation.authority.sync_messages import (
+from legation.authority.feed import hub as feed_module
+from legation.authority.feed.follower import Follower
+from legation.authority.feed.hub import FeedHub
+from legation.authority.feed.messages import (
     EncodedEvent,
     Header,
     events_message,
     heartbeat_message,
 )
+from legation.authority.maintenance import Maintenance
+from legation.authority.store import AuditDraft, CommittedEvent, EventDraft
+from legation.authority.store.sqlite import SQLiteStore
 from legation.clock import FixedClock
 from legation.wire.feed import (
     Ban,

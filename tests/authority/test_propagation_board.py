@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legation.authority.propagation import LATE_AFTER_S, MAX_LEFT, PropagationBoard, StatedPoint
-from legation.authority.revision_times import RevisionTimes
-from legation.authority.standing import Standing
+from legation.authority.agents.propagation import (
+    LATE_AFTER_S,
+    MAX_LEFT,
+    PropagationBoard,
+    StatedPoint,
+)
+from legation.authority.agents.revision_times import RevisionTimes
+from legation.authority.agents.standing import Standing
 from legation.authority.store import CommittedEvent, EnrolledAgent
 from legation.wire.feed import FeedEvent, Kind, SignedEvent
 from tests.support.authority import agent_id

@@ -45,7 +45,13 @@ def test_whoever_changes_something_is_at_least_an_operator():
         if route.method != "GET" and route.role in {None, Role.VIEWER}
     }
     assert open_to_less == {"challengeEnrolment", "enrol", "renewSelf"}
-    assert {route.operation for route in ROUTES if route.role is None} == {"challengeEnrolment", "enrol", "getBundle", "getDiscovery", "getJWKS"}
+    assert {route.operation for route in ROUTES if route.role is None} == {
+        "challengeEnrolment",
+        "enrol",
+        "getBundle",
+        "getDiscovery",
+        "getJWKS",
+    }
 
 
 def test_every_schema_is_valid_and_every_reference_leads_somewhere():

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from legation.authority.http_server import HTTPServer, Limits
-from legation.authority.https import ServingTLS
+from legation.authority.http.server import HTTPServer, Limits
+from legation.authority.http.tls import ServingTLS
 from legation.authority.model import Role
 from legation.errors import InvalidInput, Unavailable
 from tests.support.fake_services import Hierarchy

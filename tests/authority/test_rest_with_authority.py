@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from legation.authority.propagation import StatedPoint
+from legation.authority.agents.propagation import StatedPoint
 from legation.pki import (
     RevocationList,
     SpiffeID,

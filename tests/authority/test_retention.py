@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from legation.authority import maintenance as maintenance_module
 from legation.authority.events import AuthorityEvent, EventBus
-from legation.authority.feed import FeedHub
+from legation.authority.feed.hub import FeedHub
 from legation.authority.maintenance import Maintenance
 from legation.authority.store import (
     AuditDraft,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from legation.authority import crl_lists, crl_publisher
 from legation.authority.events import CRLFailed, CRLPublished, Revoked
+from legation.authority.revoking import crl_lists, crl_publisher
 from legation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from legation.pki import (
     RevocationList,

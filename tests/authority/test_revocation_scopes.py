@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from legation.authority import revocation, revocation_batches
 from legation.authority.events import CRLPublished, Released, RevocationAsked
-from legation.authority.scopes import AgentScope, PatternScope, RequestState
+from legation.authority.revoking import batches as revocation_batches
+from legation.authority.revoking import revocation
+from legation.authority.revoking.scopes import AgentScope, PatternScope, RequestState
 from legation.causes import Cause
 from legation.errors import Unavailable
 from legation.pki import RevocationList, build_request, generate_key, public_key_der

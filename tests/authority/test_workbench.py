@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from legation.authority.workbench import Workbench
+from legation.authority.issuing.workbench import Workbench
 from legation.clock import SystemClock
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError
 
-from legation.agent.feed import FeedReceiver
-from legation.agent.feed_cache import FeedCache
+from legation.agent.upstream.feed import FeedReceiver
+from legation.agent.upstream.feed_cache import FeedCache
 from legation.errors import LegationError
 from legation.pki import SpiffeID
 from legation.wire.protobuf import agent_pb2 as pb

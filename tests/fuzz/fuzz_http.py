@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from legation.authority.http_server import ConnectionProtocol, Limits
+from legation.authority.http.server import ConnectionProtocol, Limits
 from legation.authority.rest.application import build_application
 from legation.authority.status_http import build_status_application
 from legation.clock import SystemClock

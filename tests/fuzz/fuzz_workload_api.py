@@ -13,10 +13,10 @@ from typing import Any
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 
-from legation.agent.jwt_svids import JWTSVIDs
-from legation.agent.local_server import LocalServer
+from legation.agent.identities.jwt_svids import JWTSVIDs
+from legation.agent.local.server import LocalServer
+from legation.agent.local.workload_api import WorkloadAPI
 from legation.agent.model import AttestedCaller, Changes, WorkloadIdentity
-from legation.agent.workload_api import WorkloadAPI
 from legation.clock import SystemClock
 from legation.pki import SpiffeID
 from legation.wire.feed import FeedState

@@ -10,8 +10,8 @@ from grpc import StatusCode as Status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legation.agent import enforcement
-from legation.agent.enforcement_log import SERIALS_IN_A_PART, EnforcementLog
+from legation.agent.local import enforcement
+from legation.agent.local.enforcement_log import SERIALS_IN_A_PART, EnforcementLog
 from legation.pki import SpiffeID
 from legation.sdk.enforcement import Enforcement
 from legation.wire.feed import FeedState, Kind, PublishedCRL
@@ -319,7 +319,7 @@ _STEPS = st.lists(
 def test_every_reader_comes_to_the_same_state(steps, kept):
     """Fast, slow and new readers know what the feed says, however short the log is kept."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("legation.agent.enforcement_log._ENTRIES_KEPT", kept)
+        patch.setattr("legation.agent.local.enforcement_log._ENTRIES_KEPT", kept)
         feed, log = State(), EnforcementLog()
         log.advance(feed.state)
         fast, slow = Reader(log), Reader(log)

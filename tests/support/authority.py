@@ -18,11 +18,16 @@ import grpc
 from legation.agent.enrolment import EnrolmentRequest
 from legation.agent.evidence import JoinToken
 from legation.authority.events import AuthorityEvent
-from legation.authority.http_server import HTTPServer
+from legation.authority.http.listeners import api_listener, status_listener
+from legation.authority.http.server import HTTPServer
 from legation.authority.initialisation import FirstOperator, Initialised
 from legation.authority.keystore import RawKey
-from legation.authority.listeners import api_listener, status_listener
-from legation.authority.model import Actor, Evidence, Role, Services
+from legation.authority.model import (
+    Actor,
+    Evidence,
+    Role,
+)
+from legation.authority.services import Services
 from legation.authority.settings import AuthoritySettings
 from legation.authority.wiring import Authority, build, initialise
 from legation.clock import Clock, SystemClock

@@ -24,7 +24,7 @@ from grpclib.const import Cardinality
 
 from legation.agent.discovery import Cutter, Discovery
 from legation.agent.discovery.messages import RawMessage
-from legation.agent.local_server import LocalServer
+from legation.agent.local.server import LocalServer
 from legation.agent.model import AttestedCaller, Changes, PointBoard, WorkloadIdentity
 from legation.clock import SystemClock, to_rfc3339
 from legation.config.ports import unused_port

@@ -5,6 +5,7 @@ import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from legation.authority.agents.standing import PointRecord, PointStanding, Standing
 from legation.authority.model import (
     OPERATOR_PREFIX,
     Actor,
@@ -18,10 +19,9 @@ from legation.authority.model import (
     Operator,
     OrderedRotation,
     RevocationOutcome,
-    Services,
 )
-from legation.authority.scopes import IdentityScope, SerialScope
-from legation.authority.standing import PointRecord, PointStanding, Standing
+from legation.authority.revoking.scopes import IdentityScope, SerialScope
+from legation.authority.services import Services
 from legation.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from legation.pki import (
     CLIENT,

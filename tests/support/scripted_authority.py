@@ -18,7 +18,7 @@ from grpclib.server import Server
 
 from legation.agent.identity import AgentIdentity, Membership
 from legation.agent.tls import server_context, use_identity
-from legation.authority.http_server import HTTPServer
+from legation.authority.http.server import HTTPServer
 from legation.authority.rest.problems import problem_headers, problem_of
 from legation.errors import LegationError, Unavailable
 from legation.pki import (

@@ -25,6 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.agent.evidence import Evidence, Occasion
+from legation.agent.identities.proof import prove
 from legation.agent.identity import (
     AUTHORITY_PATH,
     AgentIdentity,
@@ -32,9 +33,8 @@ from legation.agent.identity import (
     feed_keys_from,
     spiffe_id_of,
 )
-from legation.agent.problems import error_of
-from legation.agent.proof import prove
 from legation.agent.tls import client_context, presented_chain
+from legation.agent.upstream.problems import error_of
 from legation.clock import Clock
 from legation.errors import (
     InvalidInput,

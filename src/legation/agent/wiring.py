@@ -17,13 +17,16 @@ from legation.agent.attestation import (
     PeerAttestor,
     attestors_of,
 )
-from legation.agent.authority_client import AuthorityClient, Credentials
-from legation.agent.confirmation import Confirmation
 from legation.agent.discovery import Discovery
-from legation.agent.enforcement import EnforcementService
 from legation.agent.enrolment import EnrolmentRequest, enrol
-from legation.agent.feed import FeedReceiver
-from legation.agent.feed_cache import FeedCache
+from legation.agent.identities.confirmation import Confirmation
+from legation.agent.identities.in_force import InForceBoard
+from legation.agent.identities.jwt_svids import JWTSVIDs
+from legation.agent.identities.orders import Orders
+from legation.agent.identities.renewal import OwnRenewal
+from legation.agent.identities.rotation import Rotator
+from legation.agent.identities.schedule import DEFAULT_TIMING, RenewalTiming
+from legation.agent.identities.staples import Staples
 from legation.agent.identity import (
     AUTHORITY_PATH,
     AgentIdentity,
@@ -31,18 +34,9 @@ from legation.agent.identity import (
     Membership,
     with_feed_keys,
 )
-from legation.agent.in_force import InForceBoard
-from legation.agent.jwt_svids import JWTSVIDs
-from legation.agent.local_server import LocalServer
-from legation.agent.model import PointBoard
-from legation.agent.orders import Orders
-from legation.agent.private_files import make_private_directory
-from legation.agent.renewal import OwnRenewal
-from legation.agent.rotation import Rotator
-from legation.agent.schedule import DEFAULT_TIMING, RenewalTiming
-from legation.agent.sinks import Sinks
-from legation.agent.staples import Staples
-from legation.agent.status import (
+from legation.agent.local.enforcement import EnforcementService
+from legation.agent.local.server import LocalServer
+from legation.agent.local.status import (
     StatusService,
     identity_row,
     in_force_row,
@@ -50,8 +44,14 @@ from legation.agent.status import (
     sink_row,
     time_text,
 )
-from legation.agent.sync import FeedSync
-from legation.agent.workload_api import WorkloadAPI
+from legation.agent.local.workload_api import WorkloadAPI
+from legation.agent.model import PointBoard
+from legation.agent.private_files import make_private_directory
+from legation.agent.sinks import Sinks
+from legation.agent.upstream.client import AuthorityClient, Credentials
+from legation.agent.upstream.feed import FeedReceiver
+from legation.agent.upstream.feed_cache import FeedCache
+from legation.agent.upstream.sync import FeedSync
 from legation.causes import Failure
 from legation.clock import Clock, SystemClock
 from legation.config.sinks import Sink

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, NoReturn
 
+from legation.authority.administration.entries import require_agent
 from legation.authority.attestation.challenges import Challenges
 from legation.authority.attestation.node import AttestedNode, NodeAttestor
 from legation.authority.attestation.refusal import EvidenceRefused
-from legation.authority.certifier import Certifier, Order, agreed_subject
-from legation.authority.entries import require_agent
 from legation.authority.events import Enrolled, EventBus, Refused
+from legation.authority.issuing.certifier import Certifier, Order, agreed_subject
 from legation.authority.join_token import new_token, token_digest
 from legation.authority.model import Actor, Challenge, Enrolment, Evidence, JoinToken
 from legation.authority.moments import stamp
@@ -49,7 +49,7 @@ class Welcome:
 
 
 class Tokens:
-    """Implements `legation.authority.model.TokenService`."""
+    """Implements `legation.authority.services.TokenService`."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Tokens:
 
 
 class Enrolments:
-    """Implements `legation.authority.model.EnrolmentService`."""
+    """Implements `legation.authority.services.EnrolmentService`."""
 
     def __init__(
         self,

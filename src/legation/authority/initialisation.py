@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from legation.authority.certifier import Certifier, validity_around
-from legation.authority.crl_lists import next_lists, places, published
+from legation.authority.administration.operators import operator_id, operator_order
+from legation.authority.issuing.certifier import Certifier, validity_around
+from legation.authority.issuing.serials import SerialAllocator
 from legation.authority.keystore import (
     FEED_KEY,
     ISSUING_KEY,
@@ -21,8 +22,7 @@ from legation.authority.keystore import (
 )
 from legation.authority.model import AUTHORITY_PATH, Operator, Role
 from legation.authority.moments import stamp
-from legation.authority.operators import operator_id, operator_order
-from legation.authority.serials import SerialAllocator
+from legation.authority.revoking.crl_lists import next_lists, places, published
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import (
     AuditDraft,

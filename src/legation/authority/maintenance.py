@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from legation.authority.events import EventBus, FeedCompacted, Pruned
-from legation.authority.feed import FeedHub
+from legation.authority.feed.hub import FeedHub
 from legation.authority.moments import stamp
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, FeedStore, RetentionStore

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from legation.authority.crl_lists import places
-from legation.authority.crl_publisher import CRLPublisher
 from legation.authority.events import EventBus
 from legation.authority.model import AUTHORITY_PATH
 from legation.authority.moments import stamp
+from legation.authority.revoking.crl_lists import places
+from legation.authority.revoking.crl_publisher import CRLPublisher
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, Store
 from legation.clock import Clock

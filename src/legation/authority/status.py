@@ -7,12 +7,12 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import legation
-from legation.authority.crl_lists import is_root
-from legation.authority.crl_publisher import CRLPublisher
-from legation.authority.feed import FeedHub
+from legation.authority.agents.propagation import PropagationBoard
+from legation.authority.feed.hub import FeedHub
+from legation.authority.issuing.serving import ServingIdentity
 from legation.authority.jwt.discovery import discovery_document, jwks
-from legation.authority.propagation import PropagationBoard
-from legation.authority.serving import ServingIdentity
+from legation.authority.revoking.crl_lists import is_root
+from legation.authority.revoking.crl_publisher import CRLPublisher
 from legation.authority.settings import AuthoritySettings
 from legation.clock import Clock, to_rfc3339
 from legation.errors import NotFound
@@ -20,7 +20,7 @@ from legation.pki import Issuer, TrustBundle
 
 
 class Status:
-    """Implements `legation.authority.model.StatusService`."""
+    """Implements `legation.authority.services.StatusService`."""
 
     def __init__(
         self,

@@ -21,8 +21,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from legation.authority.model import StatusService
 from legation.authority.rest.problems import http_problem, problem_of
+from legation.authority.services import StatusService
 from legation.clock import Clock
 from legation.errors import LegationError
 from legation.pki import pem

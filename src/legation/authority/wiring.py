@@ -1,56 +1,47 @@
 """Puts the authority together. The one module that names a concrete store."""
 
 import contextlib
-import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 from legation.authority import initialisation
-from legation.authority.agent_calls import certificate_calls, token_calls
-from legation.authority.agent_http import AgentHTTP
-from legation.authority.agent_peer import AgentGate
-from legation.authority.agent_sync import SyncAPI, SyncServer
-from legation.authority.attestation.challenges import Challenges
+from legation.authority.administration.decoys import Decoys
+from legation.authority.administration.drills import Drills
+from legation.authority.administration.entries import Entries
+from legation.authority.administration.inventory import Audit, Certificates
+from legation.authority.administration.operators import Operators
+from legation.authority.administration.policies import Policies
+from legation.authority.administration.rotation import Rotations
+from legation.authority.agents.calls import certificate_calls, token_calls
+from legation.authority.agents.expired import ExpiredAgents
+from legation.authority.agents.http import AgentHTTP
+from legation.authority.agents.peer import AgentGate
+from legation.authority.agents.rotation_calls import expired_calls, superseded_calls
+from legation.authority.agents.sync import SyncAPI, SyncServer
 from legation.authority.attestation.registration import node_attestors
 from legation.authority.background import run_in_background
-from legation.authority.certifier import Certifier
-from legation.authority.crl_publisher import CRLPublisher
+from legation.authority.core import Core, open_core
 from legation.authority.data_directory import locked, prepare_directory
-from legation.authority.decoys import Decoys
-from legation.authority.drills import Drills
 from legation.authority.enrolment import Enrolments, Tokens, Welcome
-from legation.authority.entries import Entries
-from legation.authority.events import EventBus, EventLog
-from legation.authority.expired_agents import ExpiredAgents
-from legation.authority.feed import FeedHub
+from legation.authority.events import EventBus
 from legation.authority.initialisation import FirstOperator, Initialised
-from legation.authority.inventory import Audit, Certificates
-from legation.authority.issuance import IssuanceService
+from legation.authority.issuing.issuance import IssuanceService
+from legation.authority.issuing.serving import ServingIdentity
+from legation.authority.issuing.superseded import SupersededCertificates
 from legation.authority.jwt import JWTIssuance, JWTKeys
-from legation.authority.keystore import (
-    KeyEncryptionKey,
-)
+from legation.authority.keystore import KeyEncryptionKey
 from legation.authority.maintenance import Maintenance
-from legation.authority.model import AUTHORITY_PATH, Services
+from legation.authority.model import AUTHORITY_PATH
 from legation.authority.ocsp import OCSPResponder, OCSPService, build_responder
-from legation.authority.opened_keys import OpenedKeys, open_keys
-from legation.authority.operators import Operators
-from legation.authority.policies import Policies
-from legation.authority.propagation import PropagationBoard
 from legation.authority.restoration import Restored, begin_anew
-from legation.authority.revocation import Revocations
-from legation.authority.rotation import Rotations
-from legation.authority.rotation_board import RotationBoard
-from legation.authority.rotation_calls import expired_calls, superseded_calls
-from legation.authority.serials import SerialAllocator
-from legation.authority.serving import ServingIdentity
+from legation.authority.revoking.crl_publisher import CRLPublisher
+from legation.authority.revoking.revocation import Revocations
+from legation.authority.services import Services
 from legation.authority.settings import AuthoritySettings
 from legation.authority.status import Status
 from legation.authority.store import Store
 from legation.authority.store.sqlite import SQLiteStore, replacement
-from legation.authority.superseded import SupersededCertificates
 from legation.clock import Clock
 from legation.errors import InvalidInput
 from legation.pki import SpiffeID
@@ -129,10 +120,9 @@ async def restore(
     ):
         store = await SQLiteStore.open(files.draft)
         try:
-            core = await _core(store, settings, clock=clock, kek=kek)
-            shared = _Shared(settings=settings, clock=clock, events=core.events)
+            core = await open_core(store, settings, clock=clock, kek=kek)
             return await begin_anew(
-                store, core.secrets.issuers, set_aside=files.set_aside, **shared
+                store, core.secrets.issuers, set_aside=files.set_aside, **core.shared
             )
         finally:
             await store.close()
@@ -164,22 +154,6 @@ async def build(
         yield await _start(stack, store, settings, clock=clock, kek=kek)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Core:
-    """What every service is made of."""
-
-    settings: AuthoritySettings
-    clock: Clock
-    events: EventBus
-    store: Store
-    secrets: OpenedKeys
-    hub: FeedHub
-    board: PropagationBoard
-    rotations: RotationBoard
-    certifier: Certifier
-    challenges: Challenges
-
-
 async def _start(
     stack: contextlib.AsyncExitStack,
     store: Store,
@@ -188,26 +162,27 @@ async def _start(
     clock: Clock,
     kek: KeyEncryptionKey,
 ) -> Authority:
-    core = await _core(store, settings, clock=clock, kek=kek)
-    shared = _Shared(settings=settings, clock=clock, events=core.events)
+    core = await open_core(store, settings, clock=clock, kek=kek)
     issuers, state = core.secrets.issuers, core.hub.state
     own_name = str(SpiffeID(settings.trust_domain, AUTHORITY_PATH))
-    publisher = CRLPublisher(store, issuers, actor=own_name, signer=core.secrets.signer, **shared)
+    publisher = CRLPublisher(
+        store, issuers, actor=own_name, signer=core.secrets.signer, **core.shared
+    )
     await publisher.load()
-    serving = ServingIdentity(core.certifier, store, state, **shared)
+    serving = ServingIdentity(core.certifier, store, state, **core.shared)
     await serving.renew()
-    operators = Operators(store, core.certifier, state, **shared)
+    operators = Operators(store, core.certifier, state, **core.shared)
     await operators.load()
-    drills = Drills(store, **shared)
+    drills = Drills(store, **core.shared)
     await drills.load()
     jwt_keys = await _jwt_keys(core, own_name)
-    revocations = Revocations(store, core.hub, own_keys=core.certifier.own_keys, **shared)
+    revocations = Revocations(store, core.hub, own_keys=core.certifier.own_keys, **core.shared)
     core.hub.listen(publisher.listen)
     core.hub.listen(serving.listen)
     gate = AgentGate(state, core.board, settings=settings, clock=clock)
     ocsp = _ocsp(stack, core, own_name)
     server = await _sync_server(stack, core, gate, serving)
-    maintenance = Maintenance(core.hub, store, actor=own_name, **shared)
+    maintenance = Maintenance(core.hub, store, actor=own_name, **core.shared)
     for name, work in (
         ("revocation lists", publisher.run),
         ("own certificate", serving.run),
@@ -218,11 +193,9 @@ async def _start(
         run_in_background(stack, name, work)
     status = _status(stack, core, publisher, serving, drills)
     return Authority(
-        services=_services(
-            core, status, operators, drills, revocations, agents_port=server.port
-        ),
+        services=_services(core, status, operators, drills, revocations, agents_port=server.port),
         serving=serving,
-        agents=_agent_http(core, gate, jwt_keys, ocsp),
+        agents=_agent_http(core, gate, jwt_keys, ocsp, revocations),
         ocsp=None if ocsp is None else ocsp.service,
         events=core.events,
         agents_port=server.port,
@@ -231,7 +204,7 @@ async def _start(
 
 def _status(
     stack: contextlib.AsyncExitStack,
-    core: _Core,
+    core: Core,
     publisher: CRLPublisher,
     serving: ServingIdentity,
     drills: Drills,
@@ -252,52 +225,52 @@ def _status(
     return status
 
 
-def _ocsp(stack: contextlib.AsyncExitStack, core: _Core, actor: str) -> OCSPResponder | None:
+def _ocsp(stack: contextlib.AsyncExitStack, core: Core, actor: str) -> OCSPResponder | None:
     if not core.settings.ocsp_enabled:
         return None
-    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
-    responder = build_responder(core.store, core.hub, core.secrets.issuers, actor=actor, **shared)
+    responder = build_responder(
+        core.store, core.hub, core.secrets.issuers, actor=actor, **core.shared
+    )
     run_in_background(stack, "OCSP", responder.service.run)
     return responder
 
 
 def _agent_http(
-    core: _Core, gate: AgentGate, jwt_keys: JWTKeys, ocsp: OCSPResponder | None
+    core: Core,
+    gate: AgentGate,
+    jwt_keys: JWTKeys,
+    ocsp: OCSPResponder | None,
+    revocations: Revocations,
 ) -> AgentHTTP:
-    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
-    issuance = IssuanceService(core.certifier, core.store, core.hub, **shared)
+    issuance = IssuanceService(core.certifier, core.store, core.hub, **core.shared)
     feed_keys = (core.secrets.signer.public_key,)
     return AgentHTTP(
         gate,
         {
             **certificate_calls(issuance, feed_keys=feed_keys),
             **(ocsp.calls if ocsp else {}),
-            **token_calls(JWTIssuance(jwt_keys, core.store, core.hub, **shared)),
-            **superseded_calls(
-                SupersededCertificates(
-                    core.store, Revocations(core.store, core.hub, **shared), clock=core.clock
-                )
-            ),
+            **token_calls(JWTIssuance(jwt_keys, core.store, core.hub, **core.shared)),
+            **superseded_calls(SupersededCertificates(core.store, revocations, clock=core.clock)),
         },
         open_calls=expired_calls(
-            ExpiredAgents(core.certifier, core.store, core.hub.state, core.board, **shared),
+            ExpiredAgents(core.certifier, core.store, core.hub.state, core.board, **core.shared),
             feed_keys=feed_keys,
         ),
     )
 
 
-async def _jwt_keys(core: _Core, actor: str) -> JWTKeys:
-    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
-    keys = JWTKeys(core.store, core.hub, core.board, core.secrets.keystore, actor=actor, **shared)
+async def _jwt_keys(core: Core, actor: str) -> JWTKeys:
+    keys = JWTKeys(
+        core.store, core.hub, core.board, core.secrets.keystore, actor=actor, **core.shared
+    )
     await keys.load(core.secrets.private_keys)
     return keys
 
 
 async def _sync_server(
-    stack: contextlib.AsyncExitStack, core: _Core, gate: AgentGate, serving: ServingIdentity
+    stack: contextlib.AsyncExitStack, core: Core, gate: AgentGate, serving: ServingIdentity
 ) -> SyncServer:
-    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
-    api = SyncAPI(gate, core.hub, core.board, rotations=core.rotations, **shared)
+    api = SyncAPI(gate, core.hub, core.board, rotations=core.rotations, **core.shared)
     core.hub.listen(api.listen)
     server = SyncServer(api, serving, settings=core.settings)
     await server.start()
@@ -305,59 +278,8 @@ async def _sync_server(
     return server
 
 
-class _Shared(TypedDict):
-    """What nearly every part takes."""
-
-    settings: AuthoritySettings
-    clock: Clock
-    events: EventBus
-
-
-async def _core(
-    store: Store, settings: AuthoritySettings, *, clock: Clock, kek: KeyEncryptionKey
-) -> _Core:
-    events = EventBus()
-    events.subscribe(EventLog())
-    identity = await store.identity()
-    if identity.trust_domain != settings.trust_domain:
-        raise InvalidInput(
-            f"{settings.data_dir} is the authority of {identity.trust_domain}, "
-            f"not of {settings.trust_domain}",
-            remedy="correct trust_domain or data_dir",
-        )
-    opened = await open_keys(store, kek, identity.salt)
-    hub = FeedHub(identity.feed_id, store)
-    await hub.load()
-    store.attach(sign=opened.signer.sign, deliver=hub.deliver)
-    board = PropagationBoard(clock)
-    board.begin(hub.revision)
-    hub.listen(board.listen)
-    for agent in await store.agents():
-        board.enrolled(agent)
-    certifier = Certifier(
-        opened.issuing,
-        SerialAllocator(store, opened.issuing.key_id_hex, shards=settings.crl_shards),
-        settings=settings,
-        clock=clock,
-        authorities=[issuer.certificate for issuer in opened.issuers.values()],
-    )
-    return _Core(
-        settings=settings,
-        clock=clock,
-        events=events,
-        store=store,
-        secrets=opened,
-        hub=hub,
-        board=board,
-        rotations=RotationBoard(board.agents, events=events),
-        certifier=certifier,
-        # One process, one key: a nonce that outlives it would only be asked for again.
-        challenges=Challenges(secrets.token_bytes(32)),
-    )
-
-
 def _services(
-    core: _Core,
+    core: Core,
     status: Status,
     operators: Operators,
     drills: Drills,
@@ -366,7 +288,6 @@ def _services(
     agents_port: int,
 ) -> Services:
     store, hub, certifier = core.store, core.hub, core.certifier
-    shared = _Shared(settings=core.settings, clock=core.clock, events=core.events)
     return Services(
         entries=Entries(hub, store, settings=core.settings, clock=core.clock),
         tokens=Tokens(store, hub.state, settings=core.settings, clock=core.clock),
@@ -376,7 +297,7 @@ def _services(
         propagation=core.board,
         rotations=Rotations(hub, store, core.rotations, settings=core.settings, clock=core.clock),
         operators=operators,
-        decoys=Decoys(certifier, store, **shared),
+        decoys=Decoys(certifier, store, **core.shared),
         drills=drills,
         audit=Audit(store),
         enrolment=Enrolments(
@@ -396,7 +317,7 @@ def _services(
                 agents_port=agents_port,
             ),
             joined=core.board.enrolled,
-            **shared,
+            **core.shared,
         ),
         status=status,
     )

@@ -7,9 +7,9 @@ from legation.agent.attestation.docker import DockerSettings
 from legation.agent.attestation.registration import AttestationSettings
 from legation.agent.attestation.systemd import SystemdSettings
 from legation.agent.enrolment import EnrolmentRequest
+from legation.agent.identities.schedule import RenewalTiming
 from legation.agent.identity import IdentityStore
 from legation.agent.private_files import read_bounded
-from legation.agent.schedule import RenewalTiming
 from legation.agent.wiring import Agent, AgentSettings
 from legation.cli.agent_evidence import evidence_of
 from legation.cli.configured import Flags, log_as, read_config, reload_log_level

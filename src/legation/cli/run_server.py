@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from legation.authority.listeners import api_listener, status_listener
+from legation.authority.http.listeners import api_listener, status_listener
 from legation.authority.settings import AuthoritySettings
 from legation.authority.wiring import build
 from legation.cli.authority_settings import encryption_key, with_status_port

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from cryptography import x509
 
-from legation.agent.probe import StartTLS, served_chain
+from legation.agent.identities.probe import StartTLS, served_chain
 from legation.agent.sinks import Outcome, Step
 from tests.support.sink_servers import NATS, HAProxy, Nginx, PostgreSQL, Prometheus, Redis
 from tests.support.sinks import RunningSinks, write_identity

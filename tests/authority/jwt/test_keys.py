@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.events import EventBus, JWTKeysChanged
-from legation.authority.feed import FeedHub
+from legation.authority.feed.hub import FeedHub
 from legation.authority.jwt import JWTKeys
 from legation.authority.opened_keys import open_keys
-from legation.authority.propagation import PropagationBoard
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, EnrolledAgent, EventDraft, KeyChange
 from legation.authority.store.sqlite import SQLiteStore

@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from legation.authority import requests
+from legation.authority.http import requests
 from legation.authority.settings import AuthoritySettings
 from legation.pki.ocsp import OCSPError, build_error
 from tests.support.authority import running, settings_for

@@ -24,7 +24,8 @@ from legation.agent.discovery.records import opened, records
 from legation.agent.discovery.secrets import SecretClient
 from legation.agent.discovery.session import Request
 from legation.agent.discovery.surroundings import Surroundings
-from legation.agent.local_server import attest_peer
+from legation.agent.identities.staples import Stapled, unstapled
+from legation.agent.local.server import attest_peer
 from legation.agent.model import (
     Attestor,
     Changes,
@@ -32,7 +33,6 @@ from legation.agent.model import (
     PointBoard,
     RefusalReport,
 )
-from legation.agent.staples import Stapled, unstapled
 from legation.causes import Cause
 from legation.clock import Clock
 from legation.envoy.spec import METADATA_KEY, ProxySpec

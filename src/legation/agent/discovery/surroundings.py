@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from legation.agent.discovery.cutting import Cutter
 from legation.agent.discovery.messages import Encoder
+from legation.agent.identities.staples import Stapled, unstapled
 from legation.agent.model import Changes, Identities, PointBoard
-from legation.agent.staples import Stapled, unstapled
 from legation.clock import Clock
 
 

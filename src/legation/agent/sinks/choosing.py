@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from legation.agent.identities.proof import still_proved
 from legation.agent.model import WorkloadIdentity
-from legation.agent.proof import still_proved
 from legation.agent.sinks.model import Generation
 from legation.config.sinks import Sink
 from legation.errors import Conflict, LegationError, NotFound

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from legation.agent.identities.probe import StartTLS, served_chain
 from legation.agent.private_files import read_bounded
-from legation.agent.probe import StartTLS, served_chain
 from legation.agent.sinks.commands import run
 from legation.agent.sinks.contents import render
 from legation.agent.sinks.generations import Generations

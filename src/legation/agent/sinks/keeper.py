@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from legation.agent.identities.schedule import next_renewal
 from legation.agent.model import (
     InForce,
     PointBoard,
@@ -14,7 +15,6 @@ from legation.agent.model import (
     ServedCertificate,
     WorkloadIdentity,
 )
-from legation.agent.schedule import next_renewal
 from legation.agent.sinks.choosing import one_identity, still_valid, to_deliver
 from legation.agent.sinks.delivery import Delivery, Lookout, Result
 from legation.agent.sinks.generations import Generations, access_of

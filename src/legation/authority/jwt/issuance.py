@@ -1,6 +1,6 @@
 """JWT-SVIDs for workloads, asked for by the agents that serve them.
 
-The steps are those of certificates (`legation.authority.issuance`): the caller is an
+The steps are those of certificates (`legation.authority.issuing.issuance`): the caller is an
 enrolled agent (1), the entry exists and names it (2), the identity is not banned (3), the
 request asks for nothing beyond the entry (4); the token is signed (5), and recorded in the
 audit log after 1 and 3 were checked again in the transaction; only then it leaves (6).
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from legation.authority.events import EventBus, TokenIssued
-from legation.authority.feed import FeedHub
-from legation.authority.issuance import AgentCaller, entry_for
+from legation.authority.feed.hub import FeedHub
+from legation.authority.issuing.issuance import AgentCaller, entry_for
 from legation.authority.jwt.keys import JWTKeys
 from legation.authority.moments import stamp
 from legation.authority.settings import AuthoritySettings

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.changes import Changes
 from legation.authority.events import EventBus, JWTKeysChanged
-from legation.authority.feed import FeedHub
+from legation.authority.feed.hub import FeedHub
 from legation.authority.jwt.schedule import KeyPlan, KeyTiming, PublishedKey, plan
 from legation.authority.keystore import JWT_KEY, KeyStore
 from legation.authority.moments import stamp
-from legation.authority.propagation import PropagationBoard
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, EventDraft, KeyChange, SigningKeyStore, WrappedKey
 from legation.clock import Clock

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from legation.authority.agent_http import Call
-from legation.authority.agent_peer import decoded
-from legation.authority.issuance import AgentCaller
+from legation.authority.agents.http import Call
+from legation.authority.agents.peer import decoded
+from legation.authority.issuing.issuance import AgentCaller
 from legation.authority.ocsp.staples import StapleService
 from legation.errors import InvalidInput, LegationError
 from legation.wire.agent_calls import STAPLES_PATH

@@ -12,9 +12,7 @@ from email.utils import format_datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from legation.authority.ocsp.cache import Reply
-from legation.authority.ocsp.service import OCSPService
-from legation.authority.requests import (
+from legation.authority.http.requests import (
     ClientGone,
     Header,
     Receive,
@@ -22,6 +20,8 @@ from legation.authority.requests import (
     check_headers,
     read_body,
 )
+from legation.authority.ocsp.cache import Reply
+from legation.authority.ocsp.service import OCSPService
 from legation.authority.rest.problems import problem_headers
 from legation.authority.settings import OCSP_PATH
 from legation.clock import Clock

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from legation.authority.agent_http import Call
+from legation.authority.agents.http import Call
 from legation.authority.events import EventBus
-from legation.authority.feed import FeedHub
+from legation.authority.feed.hub import FeedHub
 from legation.authority.ocsp.calls import staple_calls
 from legation.authority.ocsp.responders import DelegatedResponders
 from legation.authority.ocsp.service import OCSPService

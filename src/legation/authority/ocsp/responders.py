@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from legation.authority.certifier import Certifier, Order
-from legation.authority.crl_lists import shard_count
 from legation.authority.events import EventBus, OCSPResponderCertified
-from legation.authority.serials import SerialAllocator
+from legation.authority.issuing.certifier import Certifier, Order
+from legation.authority.issuing.serials import SerialAllocator
+from legation.authority.revoking.crl_lists import shard_count
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import IssuanceStore, Requester
 from legation.clock import Clock, to_rfc3339

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
+from legation.authority.issuing.workbench import Workbench
 from legation.authority.ocsp.cache import Held, Known, Reply, ResponseCache
 from legation.authority.ocsp.responders import (
     ActiveResponder,
@@ -24,7 +25,6 @@ from legation.authority.ocsp.responders import (
 )
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import CommittedEvent, InventoryStore
-from legation.authority.workbench import Workbench
 from legation.clock import Clock
 from legation.errors import InternalError, LegationError, NotFound, Unavailable
 from legation.pki import RevokedEntry

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from legation.authority.issuance import AgentCaller
+from legation.authority.issuing.issuance import AgentCaller
 from legation.authority.ocsp.responders import DelegatedResponders
 from legation.authority.ocsp.service import OCSPService
 from legation.authority.settings import AuthoritySettings

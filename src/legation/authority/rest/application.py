@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from legation.authority.model import Actor, Services
+from legation.authority.model import Actor
 from legation.authority.rest.authentication import (
     authenticate,
     authorize,
@@ -26,6 +26,7 @@ from legation.authority.rest.openapi import openapi_document
 from legation.authority.rest.problems import http_problem, incident_problem, problem_of
 from legation.authority.rest.reading import read_body, read_parameters, refuse_parameters
 from legation.authority.rest.routes import ROUTES
+from legation.authority.services import Services
 from legation.clock import Clock
 from legation.errors import InternalError, LegationError, TimedOut
 

@@ -13,7 +13,11 @@ from typing import Any
 
 from cryptography import x509
 
-from legation.authority.model import Actor, OperatorService, Role
+from legation.authority.model import (
+    Actor,
+    Role,
+)
+from legation.authority.services import OperatorService
 from legation.clock import Clock
 from legation.errors import InvalidInput, NotAuthenticated, NotPermitted
 from legation.pki.spiffe_id import SpiffeID

@@ -7,7 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from legation.authority.model import Actor, Role, Services
+from legation.authority.model import (
+    Actor,
+    Role,
+)
+from legation.authority.services import Services
 from legation.clock import Clock
 from legation.errors import LegationError, NotAuthenticated
 

@@ -7,8 +7,8 @@ from legation.authority.model import RevocationOutcome, RevocationPreview
 from legation.authority.rest.fields import Moment, Shown, serial_text
 from legation.authority.rest.paging import Page
 from legation.authority.rest.resources.certificates import Certificate
-from legation.authority.scopes import BannedKey, RequestState, scope_value
-from legation.authority.scopes import RevocationRequest as Requested
+from legation.authority.revoking.scopes import BannedKey, RequestState, scope_value
+from legation.authority.revoking.scopes import RevocationRequest as Requested
 from legation.wire.feed import Ban, Revocation
 
 

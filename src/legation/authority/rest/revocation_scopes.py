@@ -13,7 +13,7 @@ from legation.authority.rest.fields import (
     SpiffeIDField,
     TokenID,
 )
-from legation.authority.scopes import (
+from legation.authority.revoking.scopes import (
     AgentScope,
     IdentityScope,
     JoinTokenScope,

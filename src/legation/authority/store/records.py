@@ -13,7 +13,7 @@ from legation.authority.model import (
     RevocationOutcome,
     Role,
 )
-from legation.authority.scopes import RevocationRequest
+from legation.authority.revoking.scopes import RevocationRequest
 from legation.pki.spiffe_id import SpiffeID, TrustDomain
 from legation.wire.feed.events import FeedEvent, Kind, SignedEvent
 

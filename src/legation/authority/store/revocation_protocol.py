@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from legation.authority.model import IssuedRecord, RevocationOutcome
-from legation.authority.scopes import BannedKey, RevocationRequest, Scope
+from legation.authority.revoking.scopes import BannedKey, RevocationRequest, Scope
 from legation.authority.store.records import AuditDraft, BegunRevocation
 
 

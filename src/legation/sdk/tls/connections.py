@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from legation.causes import Cause, Failure, cause_of
 from legation.errors import LegationError, Unavailable
@@ -75,6 +75,8 @@ class _Verifying:
     _sslobj: Any
     context: Any
     server_side: bool
+    # Ends connections whose peer is no longer accepted; from any thread.
+    cut: ClassVar[Callable[..., None]]
 
     def _condemn(self, error: ssl.SSLError) -> None:
         """Let no byte pass any more; from any thread."""
@@ -128,11 +130,6 @@ class _Verifying:
         if isinstance(error, ssl.SSLCertVerificationError):
             return refused
         return error
-
-    @staticmethod
-    def cut(connections: Sequence[Any], cause: Cause) -> None:
-        """End connections whose peer is no longer accepted; from any thread."""
-        raise NotImplementedError
 
 
 class VerifiedObject(_Verifying, ssl.SSLObject):

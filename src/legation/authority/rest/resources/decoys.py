@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from legation.authority.decoys import MAX_LIFETIME_S
+from legation.authority.administration.decoys import MAX_LIFETIME_S
 from legation.authority.model import Role
 from legation.authority.rest.calls import Call, Reply, Route
 from legation.authority.rest.fields import Chain, CSRText, OperatorName, Request, chain_pem, csr_der

@@ -6,12 +6,12 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
+from legation.authority.agents.standing import PointRecord, PointStanding, Standing
 from legation.authority.model import AgentRecord, Role
 from legation.authority.rest.calls import Call, Reply, Route, Stream
 from legation.authority.rest.fields import Moment, Request, Shown
 from legation.authority.rest.paging import Page, PageQuery, page_of
 from legation.authority.rest.problems import Problem, problem_of
-from legation.authority.standing import PointRecord, PointStanding, Standing
 from legation.errors import LegationError, Unavailable
 
 # At least so often the caller's rights are looked at again while it waits.

@@ -18,7 +18,7 @@ from legation.authority.rest.revocation_answers import (
     Revoked,
 )
 from legation.authority.rest.revocation_scopes import ReleaseRequest, RevocationRequest
-from legation.authority.scopes import RevocationRequest as Requested
+from legation.authority.revoking.scopes import RevocationRequest as Requested
 from legation.errors import Conflict, NotFound
 from legation.pki.spiffe_id import SpiffeID
 

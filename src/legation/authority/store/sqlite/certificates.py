@@ -4,8 +4,8 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
 
+from legation.authority.issuing.serials import shard_of
 from legation.authority.model import IssuedRecord
-from legation.authority.serials import shard_of
 from legation.authority.store.records import AuditDraft, Issuance, Requester
 from legation.authority.store.sqlite.feed import append_audit, append_rendered
 from legation.authority.store.sqlite.group_commit import Transaction

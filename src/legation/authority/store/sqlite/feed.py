@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from legation.authority.audit import render_entry
+from legation.authority.administration.audit import render_entry
 from legation.authority.model import AuditEntry
 from legation.authority.store.records import (
     AuditDraft,

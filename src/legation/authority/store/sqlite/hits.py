@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from legation.authority.model import RESERVED_PREFIX
-from legation.authority.scopes import (
+from legation.authority.revoking.scopes import (
     HOLD,
     AgentScope,
     IdentityScope,

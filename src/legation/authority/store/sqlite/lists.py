@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence, Set
 from datetime import datetime
 
-from legation.authority.serials import shard_of
+from legation.authority.issuing.serials import shard_of
 from legation.authority.store.records import (
     AuditDraft,
     CommittedEvent,

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from legation.authority.model import RevocationOutcome
-from legation.authority.scopes import (
+from legation.authority.revoking.scopes import (
     AgentScope,
     IdentityScope,
     JoinTokenScope,

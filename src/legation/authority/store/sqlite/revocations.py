@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from legation.authority.model import IssuedRecord, RevocationOutcome
-from legation.authority.scopes import HOLD, BannedKey, Scope, SerialScope
+from legation.authority.revoking.scopes import HOLD, BannedKey, Scope, SerialScope
 from legation.authority.store.records import AuditDraft, EventDraft
 from legation.authority.store.sqlite.certificates import certificate, is_banned
 from legation.authority.store.sqlite.feed import append_audit, append_event, current_revision

@@ -15,7 +15,7 @@ from legation.authority.model import (
     Operator,
     RevocationOutcome,
 )
-from legation.authority.scopes import BannedKey, RevocationRequest, Scope
+from legation.authority.revoking.scopes import BannedKey, RevocationRequest, Scope
 from legation.authority.store.protocols import Deliver, Sign
 from legation.authority.store.records import (
     AuditDraft,

@@ -5,6 +5,7 @@ still going on, so a peer that is refused is told so by an alert.
 """
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -91,7 +92,7 @@ class Handshake:
         return [_der(certificate) for certificate in reversed(self._above)]
 
 
-class Engine:
+class Engine(ABC):
     """TLS 1.3 by OpenSSL's newest, following a source: common part of servers and clients.
 
     Attributes:
@@ -181,8 +182,9 @@ class Engine:
         self._prepare(context)
         return context
 
+    @abstractmethod
     def _prepare(self, context: SSL.Context) -> None:
-        raise NotImplementedError
+        """Set what is particular to a side."""
 
 
 class ServerEngine(Engine):

@@ -1,0 +1,1 @@
+"""The connections to the authority, and what comes over them."""

@@ -1,0 +1,1 @@
+"""What agents ask and are told, and what they say is in force."""

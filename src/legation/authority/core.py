@@ -1,0 +1,97 @@
+"""What every service of the authority is made of."""
+
+import secrets
+from dataclasses import dataclass
+from typing import TypedDict
+
+from legation.authority.agents.propagation import PropagationBoard
+from legation.authority.agents.rotation_board import RotationBoard
+from legation.authority.attestation.challenges import Challenges
+from legation.authority.events import EventBus, EventLog
+from legation.authority.feed.hub import FeedHub
+from legation.authority.issuing.certifier import Certifier
+from legation.authority.issuing.serials import SerialAllocator
+from legation.authority.keystore import KeyEncryptionKey
+from legation.authority.opened_keys import OpenedKeys, open_keys
+from legation.authority.settings import AuthoritySettings
+from legation.authority.store import Store
+from legation.clock import Clock
+from legation.errors import InvalidInput
+
+
+class Shared(TypedDict):
+    """What nearly every part takes."""
+
+    settings: AuthoritySettings
+    clock: Clock
+    events: EventBus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """What every service is made of."""
+
+    settings: AuthoritySettings
+    clock: Clock
+    events: EventBus
+    store: Store
+    secrets: OpenedKeys
+    hub: FeedHub
+    board: PropagationBoard
+    rotations: RotationBoard
+    certifier: Certifier
+    challenges: Challenges
+
+    @property
+    def shared(self) -> Shared:
+        """What nearly every part takes."""
+        return Shared(settings=self.settings, clock=self.clock, events=self.events)
+
+
+async def open_core(
+    store: Store, settings: AuthoritySettings, *, clock: Clock, kek: KeyEncryptionKey
+) -> Core:
+    """Open the keys, fold the feed, and note who has joined.
+
+    Raises:
+        NotFound: no authority was initialised in the store.
+        InvalidInput: it is another trust domain's, or the key-encryption key is not its.
+    """
+    events = EventBus()
+    events.subscribe(EventLog())
+    identity = await store.identity()
+    if identity.trust_domain != settings.trust_domain:
+        raise InvalidInput(
+            f"{settings.data_dir} is the authority of {identity.trust_domain}, "
+            f"not of {settings.trust_domain}",
+            remedy="correct trust_domain or data_dir",
+        )
+    opened = await open_keys(store, kek, identity.salt)
+    hub = FeedHub(identity.feed_id, store)
+    await hub.load()
+    store.attach(sign=opened.signer.sign, deliver=hub.deliver)
+    board = PropagationBoard(clock)
+    board.begin(hub.revision)
+    hub.listen(board.listen)
+    for agent in await store.agents():
+        board.enrolled(agent)
+    certifier = Certifier(
+        opened.issuing,
+        SerialAllocator(store, opened.issuing.key_id_hex, shards=settings.crl_shards),
+        settings=settings,
+        clock=clock,
+        authorities=[issuer.certificate for issuer in opened.issuers.values()],
+    )
+    return Core(
+        settings=settings,
+        clock=clock,
+        events=events,
+        store=store,
+        secrets=opened,
+        hub=hub,
+        board=board,
+        rotations=RotationBoard(board.agents, events=events),
+        certifier=certifier,
+        # One process, one key: a nonce that outlives it would only be asked for again.
+        challenges=Challenges(secrets.token_bytes(32)),
+    )

@@ -1,0 +1,1 @@
+"""The live feed, and those who follow it."""

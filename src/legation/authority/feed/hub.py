@@ -1,0 +1,209 @@
+"""The live feed: the fold of everything committed, encoded once for all who follow it."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+from legation.authority.feed.messages import EncodedEvent, Header, events_message
+from legation.authority.store import CommittedEvent, FeedStore
+from legation.wire.feed import FeedState, Kind
+
+_MAX_RECENT = 16_384  # events
+_MAX_RECENT_BYTES = 32 << 20
+_PART_BYTES = 512 << 10  # of one message; a single larger event has one to itself
+_PAGE = 1000  # events read from the store at once
+
+Listener = Callable[[CommittedEvent], None]
+_log = logging.getLogger(__name__)
+
+
+class FeedHub:
+    """Folds committed events and tells followers and listeners.
+
+    Attributes:
+        feed_id: names this feed; a follower of another one needs a snapshot.
+        state: the fold. Everyone may read it; only the hub changes it.
+        horizon: what a follower must hold at least to go on without a snapshot.
+    """
+
+    def __init__(self, feed_id: str, store: FeedStore) -> None:
+        self.feed_id = feed_id
+        self.state = FeedState()
+        self.horizon = 0
+        self._store = store
+        self._current: dict[tuple[Kind, str], EncodedEvent] = {}
+        self._restricted: dict[str, dict[tuple[Kind, str], EncodedEvent]] = {}
+        self._recent: deque[EncodedEvent] = deque()
+        self._recent_bytes = 0
+        self._recent_after = 0  # every event newer than this revision is in _recent
+        self._public_parts: list[bytes] | None = None
+        self._wakers: dict[str, set[Callable[[], None]]] = {}
+        self._listeners: list[Listener] = []
+
+    @property
+    def revision(self) -> int:
+        """The newest revision there is."""
+        return self.state.revision
+
+    async def load(self) -> None:
+        """Fold what the store holds. Once, before anything is committed."""
+        position = await self._store.position()
+        for committed in await self._store.current_events():
+            if committed.event.value is not None:
+                self.state.restore(committed.event)
+                self._index(committed, EncodedEvent.encode(committed))
+        self.state.revision = position.revision
+        self.horizon = position.horizon
+        self._recent_after = position.revision
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with each event from now on, right after it was folded."""
+        self._listeners.append(listener)
+
+    def revision_of(self, kind: Kind, key: str) -> int:
+        """Return the revision of a key's current value; 0 if it has none."""
+        current = self._current.get((kind, key))
+        return 0 if current is None else current.revision
+
+    def deliver(self, events: Sequence[CommittedEvent]) -> None:
+        """Fold committed events, in the order of their revisions, and wake whom they concern."""
+        everyone = False
+        concerned: set[str] = set()
+        for committed in events:
+            self.state.apply(committed.event)
+            encoded = EncodedEvent.encode(committed)
+            self._index(committed, encoded)
+            self._remember(encoded)
+            if encoded.audience is None:
+                everyone = True
+            else:
+                concerned |= encoded.audience
+        for agent in list(self._wakers) if everyone else concerned:
+            for waker in self._wakers.get(agent, ()):
+                waker()
+        for committed in events:
+            for listener in self._listeners:
+                self._tell(listener, committed)
+
+    @staticmethod
+    def _tell(listener: Listener, committed: CommittedEvent) -> None:
+        try:
+            listener(committed)
+        except Exception:
+            _log.exception("a listener failed on %s", committed.event.kind)
+
+    def forget_expired(self, at: datetime) -> int:
+        """Drop revocations of certificates that expired before `at`; return how many."""
+        before = set(self.state.revocations)
+        forgotten = self.state.forget_expired(at)
+        for serial in before - set(self.state.revocations) if forgotten else ():
+            self._current.pop((Kind.REVOCATION, format(serial, "x")), None)
+        if forgotten:
+            self._public_parts = None
+        return forgotten
+
+    def add_waker(self, agent: str, waker: Callable[[], None]) -> None:
+        """Call `waker` whenever there is an event that `agent` may see."""
+        self._wakers.setdefault(agent, set()).add(waker)
+
+    def remove_waker(self, agent: str, waker: Callable[[], None]) -> None:
+        """Undo `add_waker`."""
+        wakers = self._wakers.get(agent, set())
+        wakers.discard(waker)
+        if not wakers:
+            self._wakers.pop(agent, None)
+
+    def recent_since(self, revision: int) -> list[EncodedEvent] | None:
+        """Return all events newer than `revision`, or None if some are no longer at hand."""
+        if revision < self._recent_after:
+            return None
+        newer: list[EncodedEvent] = []
+        for encoded in reversed(self._recent):
+            if encoded.revision <= revision:
+                break
+            newer.append(encoded)
+        newer.reverse()
+        return newer
+
+    async def page_since(self, revision: int) -> tuple[list[EncodedEvent], int]:
+        """Return the next events from the store, and the revision that they lead to."""
+        page = await self._store.events_after(revision, limit=_PAGE)
+        encoded = [EncodedEvent.encode(committed) for committed in page]
+        # An empty page: whatever was there has expired.
+        return encoded, encoded[-1].revision if encoded else max(revision, self._recent_after)
+
+    def snapshot(self, agent: str) -> list[bytes]:
+        """Return the messages that bring `agent` from nothing to the current revision."""
+        if self._public_parts is None:
+            public = (e for e in self._current.values() if e.audience is None)
+            self._public_parts = list(_parts(e.element for e in public))
+        own = self._restricted.get(agent, {}).values()
+        parts = [*self._public_parts, *_parts(e.element for e in own)] or [b""]
+        return [
+            events_message(
+                Header(
+                    feed_id=self.feed_id,
+                    revision=self.revision,
+                    snapshot=index == 0,
+                    complete=index == len(parts) - 1,
+                ),
+                (part,),
+            )
+            for index, part in enumerate(parts)
+        ]
+
+    def update(self, events: Iterable[EncodedEvent], *, complete: bool) -> list[bytes]:
+        """Return the messages with these events; at least one if they are to be `complete`."""
+        parts = list(_parts(event.element for event in events))
+        if complete and not parts:
+            parts = [b""]
+        return [
+            events_message(
+                Header(
+                    feed_id=self.feed_id,
+                    revision=self.revision,
+                    complete=complete and index == len(parts) - 1,
+                ),
+                (part,),
+            )
+            for index, part in enumerate(parts)
+        ]
+
+    def _index(self, committed: CommittedEvent, encoded: EncodedEvent) -> None:
+        event = committed.event
+        place = (event.kind, event.key)
+        previous = self._current.pop(place, None)
+        for agent in (previous.audience or ()) if previous else ():
+            self._restricted[agent].pop(place, None)
+            if not self._restricted[agent]:
+                del self._restricted[agent]
+        if encoded.audience is None or (previous and previous.audience is None):
+            self._public_parts = None
+        if event.value is None:
+            return
+        self._current[place] = encoded
+        for agent in encoded.audience or ():
+            self._restricted.setdefault(agent, {})[place] = encoded
+
+    def _remember(self, encoded: EncodedEvent) -> None:
+        self._recent.append(encoded)
+        self._recent_bytes += len(encoded.element)
+        while len(self._recent) > _MAX_RECENT or self._recent_bytes > _MAX_RECENT_BYTES:
+            oldest = self._recent.popleft()
+            self._recent_bytes -= len(oldest.element)
+            self._recent_after = oldest.revision
+
+
+def _parts(elements: Iterable[bytes]) -> Iterable[bytes]:
+    """Join elements into parts of bounded size."""
+    part: list[bytes] = []
+    size = 0
+    for element in elements:
+        if part and size + len(element) > _PART_BYTES:
+            yield b"".join(part)
+            part, size = [], 0
+        part.append(element)
+        size += len(element)
+    if part:
+        yield b"".join(part)

@@ -1,0 +1,1 @@
+"""Serving HTTP: listeners, TLS, bounded requests."""

@@ -1,0 +1,1 @@
+"""What is revoked, and the lists that say so."""
