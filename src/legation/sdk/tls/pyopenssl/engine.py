@@ -148,7 +148,7 @@ class Engine(ABC):
             connection.set_connect_state()
         return connection, handshake
 
-    def check_staple(self, verified: Verified, data: bytes) -> None:  # noqa: B027 - see below
+    def check_staple(self, verified: Verified, data: bytes) -> None:  # noqa: B027 - nothing is an answer
         """Check a stapled OCSP response; engines that ask for none have nothing to check."""
 
     def _build(self, view: TrustView) -> SSL.Context:
@@ -265,7 +265,7 @@ class ClientEngine(Engine):
             connection.set_tlsext_host_name(self._server_name)
         return connection, handshake
 
-    def check_staple(self, verified: Verified, data: bytes) -> None:  # noqa: B027 - see below
+    def check_staple(self, verified: Verified, data: bytes) -> None:
         """Check the stapled OCSP response of a server.
 
         Raises:
