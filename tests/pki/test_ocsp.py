@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import threading
 from contextlib import contextmanager, suppress
@@ -17,15 +18,18 @@ from legation.causes import Cause
 from legation.errors import InvalidInput, LimitExceeded, VerificationError
 from legation.pki import KeyAlgorithm, RevokedEntry, certificates_to_pem, generate_key
 from legation.pki.ocsp import (
+    Answer,
     CertificateID,
     Good,
     OCSPError,
     Responder,
+    ResponseSigner,
     StatusRequest,
     Unknown,
     build_error,
     build_response,
     check_response,
+    check_staple,
 )
 from tests.support.pki import CA, HOUR, LEAF, NOW, make
 
@@ -181,6 +185,61 @@ def test_a_responder_may_be_named_by_its_subject(good):
         .sign(responder.private_key, hashes.SHA512())
     )
     check(good, response.public_bytes(Encoding.DER))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "serial", "extension", "words"),
+    [
+        (hashes.SHA384(), 1, None, "names certificates by sha384"),
+        (hashes.SHA256(), 0, None, "serial number is not positive"),
+        (hashes.SHA256(), 1 << 159, None, "longer than 20 octets"),
+        (hashes.SHA256(), 1, x509.ObjectIdentifier("1.2.3.4"), r"critical extension 1\.2\.3\.4"),
+    ],
+)
+def test_a_foreign_answer_beyond_our_bounds_is_no_answer(good, algorithm, serial, extension, words):
+    """Unknown hashes, impossible serial numbers and critical extensions are refused in words."""
+    wanted = question(good).certificate_id
+    known = algorithm.name == wanted.hash_name
+    unknown = bytes(algorithm.digest_size)
+    builder = (
+        ocsp.OCSPResponseBuilder()
+        .add_response_by_hash(
+            wanted.issuer_name_hash if known else unknown,
+            wanted.issuer_key_hash if known else unknown,
+            wanted.serial if serial == 1 else serial,
+            algorithm,
+            ocsp.OCSPCertStatus.GOOD,
+            NOW,
+            NOW + HOUR,
+            None,
+            None,
+        )
+        .responder_id(ocsp.OCSPResponderEncoding.NAME, good.issuer.certificate)
+    )
+    if extension is not None:
+        passed_over = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.5"), b"\5\0")
+        builder = builder.add_extension(passed_over, False)
+        builder = builder.add_extension(x509.UnrecognizedExtension(extension, b"\5\0"), True)
+    data = builder.sign(good.issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
+    with pytest.raises(InvalidInput, match=words):
+        check(good, data)
+
+
+def test_a_staple_is_small_and_its_hash_is_known(good):
+    """What is too large is not looked into; an answer by an unknown hash names nobody."""
+    issuer, serial = good.issuer.certificate, good.leaf.certificate.serial_number
+    assert check_staple(answer(good), serial=serial, issuer_certificate=issuer, at=NOW)
+    with pytest.raises(LimitExceeded, match="at most"):
+        check_staple(bytes(1 << 17), serial=serial, issuer_certificate=issuer, at=NOW)
+    with pytest.raises(InvalidInput, match="not an OCSP response"):
+        check_staple(b"\x30\x00", serial=serial, issuer_certificate=issuer, at=NOW)
+    odd = dataclasses.replace(question(good).certificate_id, hash_name="sha384")
+    signer = ResponseSigner(
+        Responder(certificate=issuer, private_key=good.issuer.key), delegated=False
+    )
+    unheard = Answer(certificate_id=odd, status=Good(), this_update=NOW, next_update=NOW + HOUR)
+    with pytest.raises(InvalidInput, match="SHA-1 or SHA-256"):
+        signer.sign([unheard], produced_at=NOW)
 
 
 def test_an_answer_without_an_end_does_not_count(good):

@@ -122,7 +122,8 @@ def _response_failures(
         failures.append(
             _failure(Cause.REVOCATION_DATA_MISSING, "the answer is about another certificate")
         )
-    if request.nonce is not None and _nonce(response.extensions) != request.nonce:
+    nonce = _nonce(response.extensions)
+    if request.nonce is not None and nonce != request.nonce:
         failures.append(
             _failure(Cause.REVOCATION_DATA_STALE, "the answer does not repeat the nonce")
         )
