@@ -110,7 +110,10 @@ async def test_a_restart_goes_on_with_the_same_keys(settings, clock) -> None:
     async with scene(settings, clock) as found:
         clock.advance(4 * HOUR)
         await found.keys.look()
-        clock.advance(HOUR)
+        clock.advance(HOUR - 60)
+        assert found.keys.signing  # the old one, whose tokens are good for a while
+        clock.advance(60)
+        await found.keys.look()
         before, published = found.keys.signing[0], found.published
         assert len(published) == 2
     async with scene(settings, clock) as found:
@@ -132,8 +135,10 @@ async def test_a_key_waits_for_agents_that_do_not_know_it(settings, clock) -> No
         clock.advance(4 * HOUR)
         await found.keys.look()
         clock.advance(2 * HOUR)
+        await found.keys.look()
         assert found.keys.signing[0] == old
         found.board.state(agent, revision=found.hub.revision, points=())
+        await found.keys.look()
         assert found.keys.signing[0] != old
 
 

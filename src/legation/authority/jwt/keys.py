@@ -30,6 +30,7 @@ class _Key:
     private_key: PrivateKey = field(repr=False)
     revision: int  # of a bundle that has it
     last_signed: datetime
+    known: bool = False  # looked at now and then: a token is no reason to ask for every agent
 
 
 class JWTKeys:
@@ -114,6 +115,9 @@ class JWTKeys:
             LegationError: the store refuses; nothing was changed.
         """
         now = stamp(self._clock)
+        for key in self._keys.values():
+            if not key.known and key.created_at + self._timing.published_ahead <= now:
+                key.known = self._board.all_hold(key.revision)
         due = self._plan(now)
         if due.create or due.remove:
             await self._change(due, now)
@@ -124,7 +128,7 @@ class JWTKeys:
                 PublishedKey(
                     id=name,
                     created_at=key.created_at,
-                    known=self._board.all_hold(key.revision),
+                    known=key.known,
                     last_signed=key.last_signed,
                 )
                 for name, key in self._keys.items()
