@@ -112,7 +112,13 @@ class EnforcementService:
         caller = await attest_peer(stream, self._attestor)
         self._check_room(caller)
         identity = self._identity(caller, first.hello.spiffe_id)
-        point = _Point(self, self._name(first.hello.name, caller.pid), identity)
+        point = _Point(
+            self._name(first.hello.name, caller.pid),
+            identity,
+            board=self._board,
+            clock=self._clock,
+            in_force=self._in_force,
+        )
         self._streams[caller.uid] += 1
         try:
             point.put()
@@ -184,13 +190,21 @@ class _Point:
         sent: the revision that it has been told, at most.
     """
 
-    def __init__(self, service: EnforcementService, name: str, identity: WorkloadIdentity) -> None:
+    def __init__(
+        self,
+        name: str,
+        identity: WorkloadIdentity,
+        *,
+        board: PointBoard,
+        clock: Clock,
+        in_force: InForce | None,
+    ) -> None:
         self.name = name
         self.identity = identity
         self.sent = 0
-        self._board = service._board  # noqa: SLF001 - a part of the service
-        self._clock = service._clock  # noqa: SLF001
-        self._in_force = service._in_force  # noqa: SLF001
+        self._board = board
+        self._clock = clock
+        self._in_force = in_force
         self._applied = pb.Applied()
         self._applied_at = self._clock.now()
 
