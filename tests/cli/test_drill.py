@@ -5,6 +5,7 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
@@ -46,21 +47,28 @@ def test_a_drill_names_the_server_and_ends_with_1(
     cli: CLI, authority: RunningAuthority, careless: str
 ) -> None:
     """The rows are the data, the error names the target, and the authority has it on record."""
-    assert "no drill was held" in cli("drill", "list", *authority.connection).err
+    drill = len(_drills(cli, authority)) + 1
     options = ("--target", careless, "--timeout", "1s", "-o", "json")
     ended = cli("drill", "revocation", *options, *authority.connection)
     assert ended.status == 1
     address = careless.partition(",")[0]
-    assert f"error: drill 1 has 2 findings, at {address}\n" in ended.err
+    assert f"error: drill {drill} has 2 findings, at {address}\n" in ended.err
     outcomes = {row["kind"]: row["outcome"] for row in ended.data["rows"]}
     assert outcomes["new_handshake"] == outcomes["open_http1"] == "let_in"
     assert outcomes["another_authority"] == outcomes["expired_certificate"] == "refused"
     assert outcomes["bystander"] == "unharmed"
-    (listed,) = cli("drill", "list", "-o", "json", *authority.connection).data["items"]
-    assert (listed["id"], listed["findings"]) == (1, 2)
-    shown = cli("drill", "show", "1", *authority.connection)
+    latest = _drills(cli, authority)[0]
+    assert (latest["id"], latest["findings"]) == (drill, 2)
+    shown = cli("drill", "show", str(drill), *authority.connection)
     assert "let in" in shown.out
-    assert cli("drill", "show", "2", *authority.connection).status == 5
+    assert cli("drill", "show", str(drill + 1), *authority.connection).status == 5
+
+
+def _drills(cli: CLI, authority: RunningAuthority) -> list[dict[str, Any]]:
+    """What the authority has on record, newest first; the tests here share it."""
+    listed: list[dict[str, Any]]
+    listed = cli("drill", "list", "-o", "json", *authority.connection).data["items"]
+    return listed
 
 
 def test_it_goes_on_through_findings_until_it_is_stopped(

@@ -83,3 +83,12 @@ def test_what_cannot_be_rotated_is_refused(cli: CLI, authority: RunningAuthority
     unknown = cli("rotate", "--identity", f"{ROOT}/nobody", *at)
     assert unknown.status == 5
     assert "legation entry list" in unknown.err
+
+
+def test_an_authority_without_drills_says_how_to_hold_one(
+    cli: CLI, authority: RunningAuthority
+) -> None:
+    """Nothing on record is not a failure; the next step is named."""
+    ended = cli("drill", "list", *authority.connection)
+    assert ended.status == 0
+    assert "no drill was held: legation drill revocation" in ended.err
