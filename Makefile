@@ -35,7 +35,7 @@ ALONE = $(PYTEST) -m alone
 
 # The whole suite, against the real Envoy, OpenSSL and friends.
 test: $(VENV)/.dev
-	$(TOGETHER) $(ARGS)
+	$(TOGETHER) $(COVERED) $(ARGS)
 	$(ALONE) $(ARGS)
 
 # Everything that must be green before a change lands.
@@ -51,9 +51,8 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-coverage: $(VENV)/.dev
-	$(TOGETHER) --cov --cov-report= $(ARGS)
-	$(ALONE) $(ARGS)
+coverage: COVERED = --cov --cov-report=
+coverage: test
 	$(BIN)/coverage report --include='src/legation/pki/*,src/legation/policy/*' --fail-under=100
 	$(BIN)/coverage report --fail-under=90
 
