@@ -6,26 +6,26 @@ They must be started, closed and waited for on one loop. Listeners are called on
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 import grpc.aio
 
-from legation.clock import Clock, SystemClock
-from legation.errors import LegationError
-from legation.pki.spiffe_id import SpiffeID
-from legation.sdk.channel import METADATA, OPTIONS, program_name
-from legation.sdk.core import SourceCore, not_ready
-from legation.sdk.endpoint import endpoint_target
-from legation.sdk.knowledge import Knowledge
-from legation.sdk.lines import Command, Connect, Disconnect, Feed, Publish, Send
+from legation.sdk.channel import METADATA, OPTIONS
+from legation.sdk.core import not_ready
+from legation.sdk.following import (
+    Event,
+    FollowingSource,
+    FollowsBundles,
+    FollowsIdentity,
+    OpenCall,
+    nothing,
+)
+from legation.sdk.lines import Connect, Feed
 from legation.sdk.machine import Machine
-from legation.sdk.model import Aspect, Change, Refusal
-from legation.sdk.workload import Pick, picker
-
-_Event = Callable[[Machine], list[Command]]
+from legation.sdk.model import Aspect, Change
 
 _log = logging.getLogger(__name__)
 
@@ -79,24 +79,18 @@ class _Stream:
         self._ended(self._attempt, code, details)
 
 
-class _LoopSource(SourceCore):
+class _LoopSource(FollowingSource):
     """A machine, a task that drives it, and a channel."""
 
     def __init__(self, machine: Machine, target: str) -> None:
-        super().__init__(machine.knowledge)
-        self._machine = machine
-        self._target = target
-        self._streams: dict[int, _Stream] = {}
-        self._events: asyncio.Queue[_Event] = asyncio.Queue()
+        super().__init__(machine, target)
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._reading: set[asyncio.Task[None]] = set()
+        self._channel: grpc.aio.Channel
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._following = False
         self._waiters: set[asyncio.Future[None]] = set()
-
-    @property
-    def problem(self) -> LegationError | None:
-        """Why something is not as it should be, or None. The view may be good all the same."""
-        return self._machine.problem
 
     async def start(self) -> None:
         """Begin to follow. ``async with`` does it."""
@@ -145,14 +139,6 @@ class _LoopSource(SourceCore):
         finally:
             unsubscribe()
 
-    def refused(self, report: Refusal) -> None:
-        """Tell the agent of a refusal. Never waits, and may be called from any thread."""
-        self._put(lambda machine: machine.refused(report))
-
-    def serving_at(self, endpoint: str) -> None:
-        """Tell the agent that this process shows its certificate at ``host:port``."""
-        self._put(lambda machine: machine.serve_at(endpoint))
-
     async def close(self) -> None:
         """Stop following, and have no view any more. Returns when the streams have ended."""
         if self._task is not None:
@@ -171,46 +157,39 @@ class _LoopSource(SourceCore):
     ) -> None:
         await self.close()
 
-    def _stated(self) -> None:
-        self._put(_nothing)  # what has to be stated is looked up after each event
-
-    def _put(self, event: _Event) -> None:
+    def _put(self, event: Event) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    def _received(self, attempt: int, data: bytes) -> None:
-        self._events.put_nowait(lambda machine: machine.received(attempt, data))
+    def _heard(self, event: Event) -> None:
+        self._events.put_nowait(event)  # on the loop already
 
-    def _ended(self, attempt: int, code: str, details: str) -> None:
-        def event(machine: Machine) -> list[Command]:
-            self._streams.pop(attempt, None)
-            return machine.ended(attempt, code, details)
-
-        self._events.put_nowait(event)
+    def _open(self, command: Connect) -> OpenCall:
+        stream = _Stream(self._channel, command, received=self._received, ended=self._ended)
+        self._reading.add(stream.task)
+        stream.task.add_done_callback(self._reading.discard)
+        return stream
 
     async def _run(self) -> None:
-        channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
+        self._channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
         try:
-            self._execute(channel, self._machine.start())
+            self._execute(self._machine.start())
             while True:
                 try:
                     async with asyncio.timeout(self._machine.wait_s):
                         event = await self._events.get()
                 except TimeoutError:
-                    event = _nothing
-                self._execute(channel, event(self._machine))
-                self._execute(channel, self._machine.tick())
-                self._execute(channel, self._machine.state(self.statement()))
+                    event = nothing
+                self._take(event)
                 self._wake()
         except Exception:
             _log.critical("following the Workload API failed", exc_info=True)
         finally:
             # Whatever it was, a source that follows nothing must not go on as if it did.
-            tasks = [stream.task for stream in self._streams.values()]
-            self._execute(channel, self._machine.close())
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await channel.close()
+            self._execute(self._machine.close())
+            await asyncio.gather(*self._reading, return_exceptions=True)
+            await self._channel.close()
             self._following = False
             self._wake()
 
@@ -227,69 +206,14 @@ class _LoopSource(SourceCore):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _execute(self, channel: grpc.aio.Channel, commands: list[Command]) -> None:
-        for command in commands:
-            match command:
-                case Connect():
-                    self._streams[command.attempt] = _Stream(
-                        channel, command, received=self._received, ended=self._ended
-                    )
-                case Disconnect():
-                    if stream := self._streams.pop(command.attempt, None):
-                        stream.end()
-                case Send():
-                    if stream := self._streams.get(command.attempt):
-                        stream.send(command.data)
-                case Publish():
-                    self.publish(command.change)
 
-
-def _nothing(_: Machine) -> list[Command]:
-    return []
-
-
-class AsyncX509Source(_LoopSource):
+class AsyncX509Source(FollowsIdentity, _LoopSource):
     """`X509Source` for asyncio: an asynchronous context manager.
 
     The arguments are those of `X509Source`. The answers, `view`, `refusal` and `decide`, may be
     asked from any thread.
     """
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        environment: Mapping[str, str] | None = None,
-        spiffe_id: SpiffeID | str | None = None,
-        hint: str | None = None,
-        pick: Pick | None = None,
-        name: str | None = None,
-        clock: Clock | None = None,
-        unsafe_tcp: bool = False,
-    ) -> None:
-        target = endpoint_target(address, environment=environment, unsafe_tcp=unsafe_tcp)
-        machine = Machine(
-            Knowledge(clock or SystemClock()),
-            pick=picker(spiffe_id=spiffe_id, hint=hint, pick=pick),
-            name=name or program_name(),
-        )
-        super().__init__(machine, target)
 
-
-class AsyncBundleSource(_LoopSource):
+class AsyncBundleSource(FollowsBundles, _LoopSource):
     """`BundleSource` for asyncio: an asynchronous context manager. Its views have no identity."""
-
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        environment: Mapping[str, str] | None = None,
-        name: str | None = None,
-        clock: Clock | None = None,
-        unsafe_tcp: bool = False,
-    ) -> None:
-        target = endpoint_target(address, environment=environment, unsafe_tcp=unsafe_tcp)
-        machine = Machine(
-            Knowledge(clock or SystemClock()), feed=Feed.BUNDLES, name=name or program_name()
-        )
-        super().__init__(machine, target)
