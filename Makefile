@@ -62,6 +62,10 @@ fuzz: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(if $(JSON),--json $(JSON)) $(ARGS)
 
+# One of them alone: make bench-propagation
+bench-%: $(VENV)/.dev
+	$(BIN)/python -m bench $(if $(JSON),--json $(JSON)) $(ARGS) $*
+
 docs: $(VENV)/.dev
 	$(BIN)/python -m docs.build $(ARGS)
 

@@ -12,9 +12,11 @@ BENCHES = {
     "cold_start": "bench.cold_start",
     "crl": "bench.crl",
     "issuance": "bench.issuance",
+    "misuse": "bench.misuse",
     "ocsp": "bench.ocsp",
+    "propagation": "bench.propagation.run",
     "revoked_set": "bench.revoked_set",
-    "sdk": "bench.sdk",
+    "sdk": "bench.sdk.run",
 }
 
 

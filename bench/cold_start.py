@@ -2,10 +2,13 @@
 
 For CI jobs, cron and serverless functions, whose whole life is a start. A Workload API in
 this process answers at once, so what is measured is the SDK and `legation run`, and not an
-authority; the identity has been issued before.
+authority; the identity has been issued before. `legation run` without an agent is measured at
+a real authority in this process: it enrols, follows the feed and has a certificate issued.
 """
 
+import asyncio
 import importlib
+import os
 import statistics
 import subprocess
 import sys
@@ -49,7 +52,29 @@ def run() -> list[Figure]:
                     alone.append(_milliseconds([*python, "pass"]))
                     ready.append(_milliseconds(argv))
                 figures += _figures(f"cold_start.{name}", ready, alone)
-            return figures
+            return figures + asyncio.run(_without_an_agent(Path(directory)))
+
+
+async def _without_an_agent(directory: Path) -> list[Figure]:
+    running, settings_for = (_of_tests("authority", name) for name in ("running", "settings_for"))
+    agent_id, admin = _of_tests("authority", "agent_id"), _of_tests("authority", "ADMIN")
+    alone: list[float] = []
+    ready: list[float] = []
+    async with running(settings_for(directory)) as world:
+        await world.entry(selectors=[f"unix:uid:{os.getuid()}"], agents=[f"{agent_id('job__')}*"])
+        argv = [
+            sys.executable, "-m", "legation", "run",
+            "--authority", f"127.0.0.1:{world.api.port}", "--trust-bundle", str(world.roots),
+            "--join-token-file", str(directory / "token"), "true",
+        ]  # fmt: skip
+        for number in range(RUNS):
+            name = agent_id(f"job__{number}")
+            _, token = await world.services.tokens.create(name, lifetime_s=60, actor=admin)
+            (directory / "token").write_text(token)
+            (directory / "token").chmod(0o600)
+            for values, command in ((alone, [sys.executable, "-c", "pass"]), (ready, argv)):
+                values.append(await asyncio.to_thread(_milliseconds, command))
+    return _figures("cold_start.run_without_agent", ready, alone)
 
 
 def _of_tests(module: str, name: str) -> Any:

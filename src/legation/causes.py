@@ -145,7 +145,7 @@ _TEXTS: dict[Cause, tuple[str, str]] = {
         "check that the enforcement point is connected: `legation status`",
     ),
     Cause.REVOCATION_DATA_STALE: (
-        "The revocation list is past its next update.",
+        "The revocation data is older than the list, or a staleness policy, allows.",
         "restore contact with the authority: `legation status`",
     ),
     Cause.NO_CLIENT_CERTIFICATE: (

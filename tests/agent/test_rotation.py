@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.agent.identities import rotation
+from legation.agent.identities.certifying import unprepared
 from legation.agent.identities.rotation import Rotator
 from legation.agent.model import AttestedCaller
 from legation.clock import FixedClock
@@ -49,6 +50,7 @@ class Certifier:
             lifetime_s=entry.lifetime_s,
             dns_names=entry.dns_names,
             begin=self.clock.now(),
+            must_staple=entry.must_staple,
         )
         return tuple(c.public_bytes(Encoding.DER) for c in self.alter(chain))
 
@@ -66,7 +68,22 @@ class Bench:
             first_bundle=self.certifier.stub.bundle,
             certifier=self.certifier,
             clock=self.clock,
+            prepare_staple=self.prepare,
         )
+        self.unstapled = {}  # serial: future of its staple
+
+    async def prepare(self, identity):
+        self.unstapled[identity.serial] = asyncio.get_running_loop().create_future()
+        await self.unstapled[identity.serial]
+
+    async def announced(self):
+        """Return the staple's future of the one certificate that waits for it."""
+        async with asyncio.timeout(10):
+            while not self.unstapled:
+                await asyncio.sleep(0.001)
+        ((_, future),) = self.unstapled.items()
+        self.unstapled = {}
+        return future
 
     def put(self, *entries):
         for entry in entries:
@@ -463,3 +480,63 @@ async def test_a_slow_clock_is_tolerated_up_to_what_certificates_are_backdated(
     assert (bench.serials() != [first.serial]) is renews
     if not renews:
         assert "certificate_not_yet_valid" in bench.rotator.status()[0].problem
+
+
+async def test_a_certificate_that_must_be_stapled_waits_for_its_staple(bench, make_entry):
+    """It serves when there is one, and what served before serves until then."""
+    bench.put(make_entry(must_staple=True), make_entry("/b", id="e2", selectors=("unix:gid:0",)))
+    staple = await bench.announced()
+    await bench.until(lambda: len(bench.serials()) == 1)  # the other waits for nothing
+    assert [one.spiffe_id for one in bench.rotator.identities_for(ME)] == ["spiffe://example.org/b"]
+    staple.set_result(None)
+    await bench.until(lambda: len(bench.serials()) == 2)
+    before = bench.serials()
+    bench.rotator.rotate_now(["e1"])
+    staple = await bench.announced()
+    assert bench.serials() == before
+    staple.set_result(None)
+    await bench.until(lambda: bench.serials() != before)
+    assert len(bench.serials()) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Unavailable("has no OCSP response"), "has no OCSP response"),
+        (RuntimeError("secret"), "no staple: RuntimeError"),
+    ],
+)
+async def test_a_certificate_without_its_staple_never_serves(bench, make_entry, error, words):
+    """The reason is shown, another is asked for later, and nothing else happens."""
+    bench.put(make_entry(must_staple=True))
+    (await bench.announced()).set_exception(error)
+    await bench.until(lambda: bench.rotator.status()[0].failures == 1)
+    (row,) = bench.rotator.status()
+    assert words in row.problem
+    assert "secret" not in row.problem
+    assert row.serial is None
+    assert row.next_attempt > NOW
+    assert bench.serials() == []
+    bench.advance((row.next_attempt - NOW).total_seconds())
+    (await bench.announced()).set_result(None)
+    await bench.until(bench.serials)
+
+
+async def test_an_agent_that_staples_nothing_serves_no_such_certificate(bench, make_entry):
+    """A rotator that was told of no way to a staple says so."""
+    bench.rotator._prepare_staple = unprepared
+    bench.put(make_entry(must_staple=True))
+    await bench.until(lambda: bench.rotator.status()[0].failures == 1)
+    assert "must be stapled, and nobody does it" in bench.rotator.status()[0].problem
+
+
+async def test_an_entry_that_begins_or_ends_to_oblige_is_certified_anew(bench, make_entry):
+    """At once, since the certificate says so."""
+    first = await bench.issued(make_entry())
+    bench.put(make_entry(must_staple=True))
+    (await bench.announced()).set_result(None)
+    await bench.until(lambda: bench.serials() != [first.serial])
+    second = bench.serials()
+    bench.put(make_entry())
+    await bench.until(lambda: bench.serials() not in ([first.serial], second))
+    assert not bench.unstapled

@@ -1,5 +1,6 @@
 """The responses that an agent holds for its certificates: fetched in time, given out while true."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -41,11 +42,15 @@ class Holder:
         return self.identities
 
     def hold(self, **changes):
+        self.identities.append(self.make(**changes))
+        return self.identities[-1].serial
+
+    def make(self, **changes):
         leaf = make(LEAF, ISSUER, uris=(API,), **{"not_after": NOW + 20 * DAY, **changes})
         entry = WorkloadEntry(
             id="api", spiffe_id=API, selectors=("unix:uid:0",), agents=(f"{API}/agent",)
         )
-        made = WorkloadIdentity(
+        return WorkloadIdentity(
             entry=entry,
             chain=tuple(
                 each.public_bytes(Encoding.DER) for each in (leaf.certificate, ISSUER.certificate)
@@ -55,8 +60,6 @@ class Holder:
             not_before=leaf.certificate.not_valid_before_utc,
             not_after=leaf.certificate.not_valid_after_utc,
         )
-        self.identities.append(made)
-        return made.serial
 
     def revoke(self, serial):
         value = Revocation(
@@ -261,3 +264,50 @@ async def test_whoever_delivers_them_is_told(staples, holder, clock):
     holder.identities.clear()
     await staples.renew_due()
     assert staples.changes._version == version + 1
+
+
+async def obtaining(staples, identity):
+    """Begin to obtain the first response about a certificate."""
+    task = asyncio.create_task(staples.obtain(identity))
+    while not staples._announced:
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_a_new_certificate_gets_one_before_it_is_held(staples, holder, source):
+    """And keeps it, whoever looks in between, until it is held or its end comes."""
+    identity = holder.make()
+    task = await obtaining(staples, identity)
+    await staples.renew_due()
+    await task
+    await staples.renew_due()
+    first = staples.staple(identity.serial)
+    assert first is not None
+    holder.identities.append(identity)
+    await staples.renew_due()
+    assert staples.staple(identity.serial) == first
+    assert source.asked == [[identity.serial]]
+    assert not staples._announced
+
+
+async def test_a_new_certificate_may_get_none(staples, holder, source, monkeypatch):
+    """Then the wait ends with the reason, and nothing is kept."""
+    monkeypatch.setattr("legation.agent.identities.staples.OBTAIN_S", 0.01)
+    source.problem = Unavailable("the authority is away")
+    task = await obtaining(staples, holder.make())
+    await staples.renew_due()
+    with pytest.raises(Unavailable, match="has no OCSP response: the authority is away"):
+        await task
+    await staples.renew_due()
+    assert not staples._rows
+
+
+async def test_a_certificate_that_ends_unheld_is_forgotten(staples, holder, clock):
+    """One that got its response and was refused for something else."""
+    task = await obtaining(staples, holder.make(not_after=clock.now() + HOUR))
+    await staples.renew_due()
+    await task
+    clock.advance(3600)
+    await staples.renew_due()
+    assert not staples._rows
+    assert not staples._announced

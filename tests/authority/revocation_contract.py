@@ -457,3 +457,36 @@ class RevocationContract(StoreFixtures):
         )
         assert (last.count, last.banned, more) == (1, None, False)
         assert not any(await self.revoked(begun, *items))
+
+    async def test_what_is_revoked_is_listed_page_by_page(self, begun: Store) -> None:
+        """By serial number as text; what was released is not in it."""
+        items = [issuance() for _ in range(4)]
+        await begun.record_issuance(items, requester=X)
+        serials = sorted(format(item.record.serial, "x") for item in items)
+        for serial in serials:
+            await begun.revoke_serial(int(serial, 16), reason=HOLD, at=NOW, audit=audit())
+        released = SerialScope(serial=int(serials[1], 16))
+        await begun.release_held(released, most=9, at=NOW, audit=audit())
+        listed, after = [], None
+        while page := await begun.revocations(after=after, limit=2):
+            assert len(page) <= 2
+            listed += page
+            after = format(page[-1].serial, "x")
+        assert [format(row.serial, "x") for row in listed] == [serials[0], *serials[2:]]
+        assert {row.reason for row in listed} == {HOLD}
+
+    async def test_an_identity_that_has_nothing_left_keeps_its_revision(self, begun: Store) -> None:
+        """Revoked once more it is answered with what did it; what has expired does not count."""
+        item, over = issuance(), asked_for_by(str(AGENT), API, not_after=NOW - HOUR)
+        await begun.record_issuance([item, over], requester=X)
+        for count in (1, 0):
+            done = await begun.revoke_identity(
+                API, reason="keyCompromise", ban=False, at=NOW, audit=audit()
+            )
+            assert done.count == count
+            assert done.revision == await self.revision_of(begun, item)
+
+    async def revision_of(self, store: Store, item: Issuance) -> int:
+        place = (Kind.REVOCATION, format(item.record.serial, "x"))
+        found = await store.current_events(0, limit=99)
+        return next(e.event.revision for e in found if (e.event.kind, e.event.key) == place)

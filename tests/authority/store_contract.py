@@ -156,8 +156,8 @@ class StoreContract(StoreFixtures):
         assert tuple(await store.issuers()) == state.issuers
         assert tuple(await store.crls()) == state.crls
         assert tuple(await store.operators()) == (state.operator,)
-        assert [e.event.kind for e in await store.current_events()] == [Kind.BUNDLE]
-        assert delivered == list(await store.current_events())
+        assert [e.event.kind for e in await store.current_events(0, limit=9)] == [Kind.BUNDLE]
+        assert delivered == list(await store.current_events(0, limit=9))
         found = await store.certificate(state.certificates[0].record.serial)
         assert found == state.certificates[0].record
         assert await store.reserve_serials("aa", 0, 1) == 5
@@ -278,7 +278,7 @@ class StoreContract(StoreFixtures):
         with pytest.raises(Conflict, match="was deleted meanwhile"):
             await put({}, first)
         assert await put({}, 0) == first + 2
-        current = {e.event.key: e.event.revision for e in await begun.current_events()}
+        current = {e.event.key: e.event.revision for e in await begun.current_events(0, limit=9)}
         assert current["a"] == first + 2
 
     async def test_without_a_feed_key_nothing_is_appended(self, store: Store) -> None:

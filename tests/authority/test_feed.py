@@ -39,6 +39,7 @@ from tests.support.authority import settings_for
 
 NOW = datetime(2031, 3, 1, 12, tzinfo=UTC)
 AGENTS = [f"spiffe://example.org/legation/agent/{name}" for name in ("a", "b", "c")]
+ROBOT, ROBOTS = (f"spiffe://example.org/legation/agent/ci__{name}" for name in ("app__1", "app__*"))
 AUDIT = AuditDraft(time=NOW, actor="x", action="test", subject="y")
 SIGNER = FeedSigner(Ed25519PrivateKey.generate())
 
@@ -75,7 +76,7 @@ class FeedWorld:
                 kind=Kind.ENTRY,
                 key=name,
                 value=entry.to_value() if agents else None,
-                audience=audience or tuple(AGENTS),
+                audience=audience or (*AGENTS, ROBOTS),
             )
         )
 
@@ -153,12 +154,12 @@ _step = st.one_of(
     st.tuples(
         st.just("entry"),
         st.sampled_from(["e1", "e2", "e3"]),
-        st.lists(st.sampled_from(AGENTS), unique=True).map(tuple),
+        st.lists(st.sampled_from([*AGENTS, ROBOT, ROBOTS]), unique=True).map(tuple),
     ),
     st.tuples(st.just("ban"), st.sampled_from(["x", "y"]), st.booleans()),
     st.tuples(st.just("revoke"), st.integers(min_value=1, max_value=5), st.booleans()),
     st.tuples(st.just("compact"), st.integers(min_value=0, max_value=40), st.just(0)),
-    st.tuples(st.just("read"), st.sampled_from([0, 1, 2]), st.just(0)),
+    st.tuples(st.just("read"), st.sampled_from([0, 1, 2, 3]), st.just(0)),
     st.tuples(st.just("restart"), st.just(0), st.just(0)),
 )
 
@@ -174,7 +175,7 @@ async def test_wherever_a_reader_comes_in_it_ends_with_the_same_state(
     """
     path = tmp_path_factory.mktemp("feed") / "a.db"
     world = await FeedWorld.open(path)
-    readers = [Reader(agent) for agent in AGENTS]
+    readers = [Reader(agent) for agent in (*AGENTS, ROBOT)]
     try:
         for kind, first, second in steps:
             if kind == "entry":
@@ -249,6 +250,32 @@ async def test_an_agent_that_loses_an_entry_is_told(feed: FeedWorld) -> None:
     assert served == [[], ["e1"], []]
     assert "e1" not in readers[2].state.entries
     assert [reader.snapshots for reader in readers] == [1, 1, 1]
+
+
+async def test_agents_that_a_pattern_means_are_told(feed: FeedWorld) -> None:
+    """One that waits hears of it at once, one that comes later finds it in its snapshot."""
+    other = ROBOT.replace("app", "app-of-a-stranger")
+    with Follower(feed.hub, ROBOT, feed_id="", revision=0) as follower:
+        await follower.next(idle_s=5)
+        waiting = asyncio.ensure_future(follower.next(idle_s=5))
+        await asyncio.sleep(0)
+        await feed.entry("e1", (AGENTS[0], ROBOTS))
+        (message,) = await waiting
+    assert len(pb.SyncResponse.FromString(message).events.events) == 1
+    late, stranger = Reader(ROBOT.replace("__1", "__2")), Reader(other)
+    for reader in (late, stranger):
+        await reader.catch_up(feed.hub)
+    assert [e.id for e in late.state.entries_of(late.agent)] == ["e1"]
+    assert stranger.state.entries == {}
+    await feed.entry("e1", (AGENTS[0],))
+    for reader in (late, stranger):
+        await reader.catch_up(feed.hub)
+    assert list(late.state.entries_of(late.agent)) == []
+    assert stranger.state.entries == {}
+    again = Reader(late.agent)
+    await again.catch_up(feed.hub)
+    await feed.entry("e1", ())
+    assert feed.hub._patterns == set()
 
 
 @pytest.mark.parametrize(
@@ -394,3 +421,55 @@ async def test_maintenance_forgets_by_age(feed: FeedWorld, tmp_path: Path) -> No
     assert await maintenance.run_once() == 1
     assert feed.hub.state.revocations == {}
     assert feed.hub.revision_of(Kind.REVOCATION, "5") == 0
+
+
+async def test_who_changes_something_is_answered_before_anyone_is_told(tmp_path: Path) -> None:
+    """However many follow: they are woken a few at a time, in later turns of the loop."""
+    world = await FeedWorld.open(tmp_path / "a.db")
+    woken: list[int] = []
+    wakers = [lambda number=number: woken.append(number) for number in range(200)]
+    for waker in wakers:
+        world.hub.add_waker(AGENTS[0], waker)
+    await world.ban("x", lift=False)
+    assert len(woken) <= feed_module._WOKEN
+    others = 0
+    async with asyncio.timeout(5):
+        while len(woken) < len(wakers):
+            others += 1
+            await asyncio.sleep(0)
+    assert others > 1
+    assert sorted(woken) == list(range(200))
+    await world.store.close()
+
+
+async def test_a_change_on_the_way_does_not_wake_anyone_twice(tmp_path: Path) -> None:
+    """Who still sleeps hears of both changes at once."""
+    world = await FeedWorld.open(tmp_path / "a.db")
+    woken: list[int] = []
+    world.hub.add_waker(AGENTS[0], lambda: woken.append(world.hub.revision))
+    first = FeedEvent(
+        revision=world.hub.revision + 1, time_ms=0, kind=Kind.POLICY, key="a", value=None
+    )
+    second = FeedEvent(
+        revision=first.revision + 1, time_ms=0, kind=Kind.POLICY, key="a", value=None
+    )
+    for event in (first, second):
+        world.hub.deliver([CommittedEvent(event=event, signed=SIGNER.sign(event))])
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert woken == [second.revision]
+    await world.store.close()
+
+
+async def test_followers_that_lack_the_same_are_given_the_same_message(tmp_path: Path) -> None:
+    """It is made once; who lacks more gets another."""
+    world = await FeedWorld.open(tmp_path / "a.db")
+    await world.ban("x", lift=False)
+    await world.ban("y", lift=False)
+    events = world.hub.recent_since(0) or []
+    first = world.hub.update(events, complete=True)
+    assert world.hub.update(list(events), complete=True) is first
+    assert world.hub.update(events[1:], complete=True) != first
+    assert world.hub.update(events, complete=True) == first
+    assert world.hub.update(events, complete=False) != first
+    await world.store.close()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from legation.authority.agents.freshness import Bounds, FreshnessAlarms
 from legation.authority.agents.propagation import (
     LATE_AFTER_S,
     MAX_LEFT,
@@ -15,12 +16,21 @@ from legation.authority.agents.propagation import (
 )
 from legation.authority.agents.revision_times import RevisionTimes
 from legation.authority.agents.standing import Standing
+from legation.authority.events import (
+    AuthorityEvent,
+    EventBus,
+    PointFreshAgain,
+    PointStale,
+    PointStaleSoon,
+)
 from legation.authority.store import CommittedEvent, EnrolledAgent
+from legation.policy import Freshness, StalenessPolicy
 from legation.wire.feed import FeedEvent, Kind, SignedEvent
 from tests.support.authority import agent_id
 
 NOW = datetime(2031, 3, 1, 12, tzinfo=UTC)
 ONE, TWO = agent_id("one"), agent_id("two")
+LISTS_S = 3600.0
 
 
 class Clock:
@@ -47,7 +57,8 @@ class Board(PropagationBoard):
 
     def __init__(self) -> None:
         self.clock = Clock()
-        super().__init__(self.clock)
+        self.policies: dict[str, StalenessPolicy] = {}
+        super().__init__(self.clock, Bounds(lambda: self.policies, LISTS_S))
         for agent in (ONE, TWO):
             self.enrolled(EnrolledAgent(spiffe_id=agent, enrolled_at=NOW, evidence="x"))
         self.begin(10)
@@ -184,3 +195,118 @@ def test_times_of_long_ago_are_forgotten_and_only_then() -> None:
     assert times.lag(39_000, lambda: end) == (999, 999.0)
     assert times.lag(0, lambda: end)[1] < 40_000
     assert len(times._moments) <= 2 * 8192
+
+
+def govern(board: Board, *, bound: str = "100s", then: str = "refuse") -> None:
+    """Apply a policy to every member of the trust domain."""
+    document = {
+        "apiVersion": "legation/v1",
+        "kind": "StalenessPolicy",
+        "metadata": {"name": "all"},
+        "spec": {"to": ["spiffe://example.org/*"], "bound": bound, "then": then},
+    }
+    board.policies["all"] = StalenessPolicy.from_document(document)
+
+
+def joined(board: Board, **points: str) -> object:
+    """Connect an agent with points of these kinds, up to date; return its session."""
+    session = object()
+    board.connected(ONE, session, version="1", revision=10)
+    board.state(
+        ONE,
+        revision=10,
+        points=[
+            StatedPoint(
+                id=name, kind=kind, spiffe_id="spiffe://example.org/api", revision=10,
+                applied_at=NOW,
+            )
+            for name, kind in points.items()
+        ],
+    )  # fmt: skip
+    return session
+
+
+def freshness_of(board: Board) -> dict[str, tuple[Freshness, str, float] | None]:
+    """Return how each point is judged, by which policy, and what is left."""
+    return {
+        row.point.id: row.freshness
+        and (row.freshness.state, row.freshness.bound.policy, row.freshness.left_s)
+        for row in board.standings()
+    }
+
+
+def test_a_connected_agent_is_fresh_however_long_it_says_nothing() -> None:
+    """An idle one sends nothing for hours; that its stream is there is what counts."""
+    board = Board()
+    govern(board)
+    joined(board, envoy="envoy", sink="sink-files", self="agent")
+    board.clock.pass_s(7200)
+    assert freshness_of(board) == {
+        "envoy": (Freshness.FRESH, "all", 100.0),
+        "sink": (Freshness.FRESH, "revocation lists", LISTS_S),
+        "self": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("then", "state"),
+    [("refuse", Freshness.STALE_REFUSING), ("continue", Freshness.STALE_CONTINUING)],
+)
+def test_an_unreachable_point_nears_its_bound_and_passes_it(then: str, state: Freshness) -> None:
+    """Counted from when its agent's stream ended; one that has left is not counted."""
+    board = Board()
+    govern(board, then=then)
+    session = joined(board, envoy="envoy", gone="envoy")
+    board.clock.pass_s(5000)
+    joined_again = joined(board, envoy="envoy")
+    board.disconnected(ONE, session)  # an older stream's end changes nothing
+    board.clock.pass_s(60)
+    assert freshness_of(board)["envoy"] == (Freshness.FRESH, "all", 100.0)
+    board.disconnected(ONE, joined_again)
+    board.clock.pass_s(49)
+    assert freshness_of(board)["envoy"] == (Freshness.FRESH, "all", 51.0)
+    board.clock.pass_s(1)
+    assert freshness_of(board)["envoy"] == (Freshness.STALE_SOON, "all", 50.0)
+    board.clock.pass_s(50)
+    assert freshness_of(board) == {"envoy": (state, "all", 0.0), "gone": None}
+
+
+def test_a_late_point_is_as_old_as_what_it_lacks() -> None:
+    """Its agent is there, and it does not follow: the data in it ages all the same."""
+    board = Board()
+    govern(board)
+    joined(board, envoy="envoy")
+    board.commit(11)
+    board.clock.pass_s(LATE_AFTER_S)
+    assert freshness_of(board)["envoy"] == (Freshness.FRESH, "all", 100.0)
+    board.clock.pass_s(60)
+    assert freshness_of(board)["envoy"] == (Freshness.STALE_SOON, "all", 30.0)
+
+
+def test_each_step_is_told_once() -> None:
+    """Before the bound, past it, and when it is over; of a point that left, nothing."""
+    board, events = Board(), EventBus()
+    told: list[AuthorityEvent] = []
+    events.subscribe(told.append)
+    alarms = FreshnessAlarms(board.freshness, events)
+    govern(board, then="continue")
+    board.disconnected(ONE, joined(board, envoy="envoy"))
+    for _ in range(6):
+        alarms.look()
+        board.clock.pass_s(25)
+    joined(board, envoy="envoy")
+    alarms.look()
+    alarms.look()
+    point = {"agent": str(ONE), "point": "envoy"}
+    about = {**point, "spiffe_id": "spiffe://example.org/api", "policy": "all", "then": "continue"}
+    assert told == [
+        PointStaleSoon(**about, left_s=50.0),
+        PointStale(**about),
+        PointFreshAgain(**point),
+    ]
+    board.disconnected(ONE, joined(board, envoy="envoy"))
+    board.clock.pass_s(200)
+    alarms.look()
+    joined(board)
+    alarms.look()
+    assert [type(event) for event in told[3:]] == [PointStale]

@@ -247,3 +247,47 @@ async def test_revoked_before_the_copy_stays_revoked(tmp_path: Path) -> None:
     await restore(settings, clock=clock, kek=KEK, copy=copy)
     async with running(settings, new=False) as world:
         assert any(agent.serial in crl.entries for crl in lists_of(world).values())
+
+
+async def test_the_bundle_goes_on_above_what_was_published(tmp_path: Path) -> None:
+    """Who keeps the newer of two bundles takes the restored authority's; each restore is above."""
+    settings = settings_for(tmp_path)
+    clock = FixedClock(NOW)
+    await begin(settings, clock)
+    shutil.copy(settings.database, tmp_path / "copy")
+    newest = 0
+    for number in range(3):
+        if number:
+            clock.advance(60)
+            copy = tmp_path / "copy" if number == 1 else None
+            await restore(settings, clock=clock, kek=KEK, copy=copy)
+        async with running(settings, clock=clock, new=False) as world:
+            sequence = world.services.status.bundle_document()["spiffe_sequence"]
+            entries = await world.services.audit.read(after=0, limit=100)
+        assert sequence > newest + (500_000_000 if number else 0)
+        newest = sequence
+    begun = [entry for entry in entries if entry.action == "bundle.begin"]
+    assert [entry.detail["sequence"] for entry in begun] == [1_000_000_000, 2_000_000_000]
+
+
+async def test_no_revision_is_ever_used_for_something_else(tmp_path: Path) -> None:
+    """Two lives of one copy never give one revision two contents under one feed's name."""
+    settings = settings_for(tmp_path)
+    await begin(settings)
+    shutil.copy(settings.database, tmp_path / "copy")
+    seen: dict[tuple[str, int], bytes] = {}
+    for number in range(3):
+        async with running(settings, new=False) as world:
+            agent = await world.enrol(f"node-{number}")
+            await world.services.revocations.revoke_serial(
+                agent.serial, reason="keyCompromise", actor=ADMIN
+            )
+            feed_id = world.services.status.status()["feed_id"]
+        with closing(sqlite3.connect(settings.database)) as connection:
+            rows = connection.execute("SELECT revision, body FROM events").fetchall()
+        told = {(feed_id, revision): body for revision, body in rows}
+        assert all(seen.get(place, body) == body for place, body in told.items())
+        assert told.keys() - seen.keys()
+        seen |= told
+        clock = FixedClock(SystemClock().now() + timedelta(seconds=number))
+        await restore(settings, clock=clock, kek=KEK, copy=tmp_path / "copy")

@@ -65,7 +65,7 @@ async def test_a_revocation_is_in_force_before_it_returns(world: World) -> None:
     outcome = await world.services.revocations.revoke_serial(
         leaf.serial_number, reason="keyCompromise", actor=ADMIN
     )
-    (row,) = world.services.revocations.revocations()
+    (row,) = await world.services.revocations.revocations(after=None, limit=9)
     assert (row.serial, row.spiffe_id, row.reason) == (
         leaf.serial_number,
         "spiffe://example.org/api",

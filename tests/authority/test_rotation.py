@@ -204,7 +204,7 @@ async def test_a_replaced_certificate_is_given_up(world: World):
         assert (foreign.status, foreign.code) == (404, "not_found")
         done = await caller.post(SUPERSEDED_PATH, superseded(agent.serial))
         assert done.status == 200
-    (revocation,) = world.services.revocations.revocations()
+    (revocation,) = await world.services.revocations.revocations(after=None, limit=9)
     assert (revocation.serial, revocation.reason) == (agent.serial, "superseded")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from legation.authority.enrolment import _FAILURE_BURST
-from legation.authority.events import Enrolled, EventBus, EventLog, Issued, Refused
+from legation.authority.event_log import EventLog
+from legation.authority.events import Enrolled, EventBus, Issued, Refused
 from legation.authority.model import Evidence, Role
 from legation.errors import (
     Conflict,
@@ -302,21 +303,21 @@ async def test_an_operator_is_created_renewed_and_disabled(world: World) -> None
     assert len(chain) == 2
     lifetime = (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds()
     assert 600 <= lifetime <= 662
-    actor = operators.authenticate(operator.spiffe_id, leaf.serial_number)
+    actor = operators.authenticate(operator.spiffe_id, leaf.serial_number, issuer_name="")
     assert (actor.spiffe_id, actor.role) == (spiffe_id("/legation/operator/eve"), Role.VIEWER)
     renewed = await operators.renew(csr(), actor=actor)
     assert certificate_from_der(renewed[0]).serial_number != leaf.serial_number
     await operators.disable("eve", actor=ADMIN)
     for refused in (
-        lambda: operators.authenticate(operator.spiffe_id, leaf.serial_number),
-        lambda: operators.authenticate(spiffe_id("/legation/operator/nobody"), 1),
+        lambda: operators.authenticate(operator.spiffe_id, leaf.serial_number, issuer_name=""),
+        lambda: operators.authenticate(spiffe_id("/legation/operator/nobody"), 1, issuer_name=""),
     ):
         with pytest.raises(NotAuthenticated):
             refused()
     with pytest.raises(NotAuthenticated, match="is disabled"):
         await operators.renew(csr(), actor=actor)
     await operators.create("eve", Role.OPERATOR, csr(), lifetime_s=None, actor=ADMIN)
-    assert operators.authenticate(operator.spiffe_id, 1).role is Role.OPERATOR
+    assert operators.authenticate(operator.spiffe_id, 1, issuer_name="").role is Role.OPERATOR
     rows = {row.spiffe_id: row for row in await operators.list()}
     assert rows[operator.spiffe_id].created_at == operator.created_at
 
@@ -350,8 +351,8 @@ async def test_a_revoked_operator_is_not_let_in(world: World) -> None:
     serial = certificate_from_der(chain[0]).serial_number
     await world.services.revocations.revoke_serial(serial, reason="keyCompromise", actor=ADMIN)
     with pytest.raises(NotAuthenticated, match="was revoked"):
-        operators.authenticate(operator.spiffe_id, serial)
-    assert operators.authenticate(operator.spiffe_id, serial + 1)
+        operators.authenticate(operator.spiffe_id, serial, issuer_name="")
+    assert operators.authenticate(operator.spiffe_id, serial + 1, issuer_name="")
 
 
 async def test_the_last_administrator_cannot_leave(world: World) -> None:

@@ -45,6 +45,22 @@ def test_init_tells_what_to_do_next(cli: CLI, tmp_path: Path) -> None:
     assert data["root_fingerprint"].startswith("sha256:")
 
 
+def test_an_entry_for_agents_by_the_beginning_of_their_names(
+    cli: CLI, authority: RunningAuthority
+) -> None:
+    """A name with a star becomes a pattern of SPIFFE IDs; one that means too many is refused."""
+    at = authority.connection
+    fields = ("--id", "ci", "--spiffe-id", f"{ROOT}/ci", "--selector", "unix:uid:0")
+    made = cli("entry", "create", *fields, "--agent", "ci__octo-org_2fapp__*", *at, "-o", "json")
+    assert made.status == 0, made.err
+    assert made.data["agents"] == [f"{ROOT}/legation/agent/ci__octo-org_2fapp__*"]
+    for name in ("*", "ci*", f"{ROOT}/legation/agent/*"):
+        refused = cli("entry", "update", "ci", "--agent", name, *at)
+        assert refused.status == 2
+        assert "in the middle of a part" in refused.err
+    assert cli("entry", "delete", "ci", *at).status == 0
+
+
 def test_an_entry_lives(cli: CLI, authority: RunningAuthority) -> None:
     """Create, show, list, update and delete do what they say."""
     at = authority.connection
@@ -58,6 +74,10 @@ def test_an_entry_lives(cli: CLI, authority: RunningAuthority) -> None:
     assert cli("entry", "show", "api", *at, "-o", "json").data == made.data
     changed = cli("entry", "update", "api", "--lifetime", "1h", *at, "-o", "json").data
     assert changed == {**made.data, "lifetime_s": 3600}
+    assert not made.data["must_staple"]
+    for flag, obliged in (("--must-staple", True), ("--no-must-staple", False)):
+        changed = cli("entry", "update", "api", flag, *at, "-o", "json").data
+        assert changed == {**made.data, "lifetime_s": 3600, "must_staple": obliged}
     assert "api  " in cli("entry", "list", *at).out
     assert cli("entry", "delete", "api", *at).status == 0
     gone = cli("entry", "show", "api", *at)

@@ -28,6 +28,9 @@ address = "127.0.0.1:443"
 """
 
 
+POSTGRESQL = 'kind = "postgresql"\ndata_directory = "/var/lib/postgresql"\n'
+
+
 def read(tmp_path: Path, text: str) -> AgentConfig:
     file = tmp_path / "agent.toml"
     file.write_text(text)
@@ -63,6 +66,20 @@ def test_a_sink_is_read(tmp_path: Path) -> None:
         ('group = "www-data"', 'spiffe_id = "https://x"', "spiffe_id"),
         ('kind = "nginx"', 'kind = "redis"', "Redis has no revocation lists"),
         ('kind = "nginx"', 'kind = "haproxy"', "HAProxy needs files.combined"),
+        ('crl = "crl.pem"', 'revoked = "revoked.map"', "goes with it"),
+        ('kind = "nginx"', 'kind = "haproxy"\ntable = "a b"', "table"),
+        (
+            'crl = "crl.pem"\n\n[sink.reload]\nkind = "nginx"',
+            'combined = "both.pem"\n\n[sink.reload]\nkind = "haproxy"\ntable = "peers"',
+            "files.revoked keeps them ended",
+        ),
+        (
+            'crl = "crl.pem"\n\n[sink.reload]\nkind = "nginx"',
+            f"[sink.reload]\n{POSTGRESQL}sessions = {{}}",
+            "sessions ends what files.crl refuses",
+        ),
+        ('kind = "nginx"', f'{POSTGRESQL}sessions = {{password = "x"}}', "password"),
+        ('kind = "nginx"', f'{POSTGRESQL}sessions = {{database = "host=x"}}', "database"),
         ('kind = "nginx"', 'kind = "http"\nurl = "http://example.org/x"', "url"),
         ('kind = "nginx"', 'kind = "signal"\npid_file = "/run/x"\nsignal = "KILL"', "signal"),
         ('address = "127.0.0.1:443"', 'address = "127.0.0.1:0"', "not 0"),

@@ -12,7 +12,7 @@ from legation.envoy.revocation import (
     upstream_epoch,
     upstream_facts,
 )
-from legation.wire.feed import Kind
+from legation.wire.feed import IssuerName, Kind, Revocation
 from tests.support.envoy import API, MOBILE, STRANGER, WEB, Authorities, Feed
 
 
@@ -89,6 +89,46 @@ def test_matcher_looks_up_serials_then_identities() -> None:
     assert set(second["matcher_tree"]["exact_match_map"]["map"]) == {WEB}
     last = second["on_no_match"]["action"]["typed_config"]
     assert last == {"@type": type_urls.RBAC_ACTION, "name": "not_revoked", "action": "ALLOW"}
+
+
+def _revoke_issuer(feed: Feed, authorities: Authorities, reason: str) -> str:
+    certificate = authorities.issuer.certificate
+    name = certificate.subject.rfc4514_string()
+    row = Revocation(
+        serial=certificate.serial_number,
+        spiffe_id="spiffe://example.org",
+        issuer="00" * 20,
+        reason=reason,
+        revoked_at=certificate.not_valid_before_utc,
+        expires_at=certificate.not_valid_after_utc,
+        signs_as=IssuerName(name=name, key_id=authorities.issuer_id),
+    )
+    feed.put(Kind.REVOCATION, format(row.serial, "x"), row.to_value())
+    return name
+
+
+def test_a_bad_issuer_is_looked_up_by_its_name(feed: Feed, authorities: Authorities) -> None:
+    """Whoever names it is refused on an open connection, whatever the policies; and pools end."""
+    before = upstream_epoch(upstream_facts(feed.state, API))
+    name = _revoke_issuer(feed, authorities, "cACompromise")
+    peers = revoked_peers(feed.state, API)
+    assert peers.issuers == (name,)
+    assert peers.adds_to(RevokedPeers())
+    config = matcher(RevokedPeers(issuers=(name,), identities=(WEB,)), tcp=False)
+    second = config["on_no_match"]["matcher"]
+    refused = second["matcher_tree"]["exact_match_map"]["map"][name]["action"]
+    assert (refused["name"], refused["typed_config"]["action"]) == ("certificate_revoked", "DENY")
+    assert set(second["on_no_match"]["matcher"]["matcher_tree"]["exact_match_map"]["map"]) == {WEB}
+    assert upstream_epoch(upstream_facts(feed.state, API)) != before
+
+
+def test_an_issuer_that_was_superseded_ends_nothing_that_is_open(
+    feed: Feed, authorities: Authorities
+) -> None:
+    """Its certificates were good when the connections began; new handshakes are refused."""
+    _revoke_issuer(feed, authorities, "superseded")
+    assert revoked_peers(feed.state, API) == RevokedPeers()
+    assert upstream_epoch(upstream_facts(feed.state, API)) == "0"
 
 
 def test_tcp_matcher_has_identities_only() -> None:

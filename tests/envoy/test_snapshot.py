@@ -10,8 +10,9 @@ import pytest
 
 from legation.agent.discovery.messages import Encoder
 from legation.envoy import ProxyInputs, ProxySpec, bootstrap, build, type_urls
-from legation.envoy.secrets import MAX_CRL_BYTES, usable_lists
+from legation.envoy.secrets import MAX_CRL_BYTES, cover_issuers, trust_secret, usable_lists
 from legation.envoy.snapshot import Snapshot
+from legation.pki.keys import key_id
 from legation.wire.feed import FeedState, Kind, TLSMode
 from tests.envoy.conftest import DATABASE
 from tests.support.envoy import WEB, Authorities, Feed
@@ -159,6 +160,28 @@ def test_lists_are_used_together_or_not_at_all(authorities: Authorities) -> None
     assert usable_lists([other], issuer=issuer) == ()
     assert usable_lists([one, replace(other, der=bytes(MAX_CRL_BYTES))], issuer=issuer) == ()
     assert usable_lists([], issuer=issuer) == ()
+
+
+def test_issuers_are_checked_where_their_root_has_a_list(authorities: Authorities) -> None:
+    """With a list of every root whole chains are checked, and leaves alone otherwise."""
+    one = authorities.crl()
+    of_root = replace(one, issuer=key_id(authorities.root.certificate.public_key()).hex())
+    assert cover_issuers([one, of_root], authorities.bundle)
+    assert not cover_issuers([one], authorities.bundle)
+    domain = authorities.trust_domain
+    chain = trust_secret(domain, "pem", [one, of_root], leaf_only=False)["validation_context"]
+    assert "only_verify_leaf_cert_crl" not in chain
+    leaf = trust_secret(domain, "pem", [one])["validation_context"]
+    assert leaf["only_verify_leaf_cert_crl"] is True
+
+
+def test_a_pool_is_replaced_when_another_issuer_has_signed(inputs: Inputs) -> None:
+    """What was opened with a certificate of the issuer before is not kept until that goes."""
+    before, after = build(inputs()), build(replace(inputs(), issuer="ff" * 20))
+    old, new = (_resources(one, type_urls.CLUSTER) for one in (before, after))
+    assert {name for name in new if new[name] != old[name]} == {
+        name for name in new if name.startswith("upstream/")
+    }
 
 
 def test_private_key_is_never_shown(inputs: Inputs) -> None:

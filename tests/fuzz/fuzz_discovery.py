@@ -8,14 +8,16 @@ from google.protobuf.message import DecodeError
 
 from legation.agent.discovery.records import opened, records
 from legation.agent.discovery.session import Request, Session
+from legation.agent.discovery.streams import MAX_PATH
 from legation.envoy import Inbound, ProxySpec, type_urls
-from legation.envoy.access_log import CONNECTION_LOG
+from legation.envoy.access_log import CONNECTION_LOG, STREAM_LOG
 from legation.errors import LegationError
 
 _SPEC = ProxySpec(
     name="api",
     inbound=(Inbound(listen="127.0.0.1:8443", app="127.0.0.1:8080"),),
 )
+_ADDRESS = {"socket_address": {"address": "127.0.0.1", "port_value": 8443}}
 SEEDS = (
     json_format.ParseDict(
         {
@@ -34,7 +36,15 @@ SEEDS = (
                             "downstream_transport_failure_reason": "SANs are [spiffe://a/b]",
                             "custom_tags": {"termination": "filter_chain_not_found"},
                         }
-                    }
+                    },
+                    {
+                        "common_properties": {
+                            "access_log_type": "DownstreamPeriodic",
+                            "downstream_local_address": _ADDRESS,
+                            "downstream_direct_remote_address": _ADDRESS,
+                            "custom_tags": {"method": "POST", "path": "/a/b?c", "peer_uri": "x"},
+                        }
+                    },
                 ]
             }
         },
@@ -72,5 +82,9 @@ def _check(data: bytes) -> None:
 
 
 def _access_log(data: bytes) -> None:
-    for record in records(als_pb2.StreamAccessLogsMessage.FromString(data), CONNECTION_LOG):
+    message = als_pb2.StreamAccessLogsMessage.FromString(data)
+    for record in records(message, CONNECTION_LOG):
         assert record.refused is None or len(record.refused.raw) <= 300
+    for record in records(message, STREAM_LOG):
+        path = record.lasting and record.lasting.path
+        assert path is None or len(path) <= MAX_PATH

@@ -47,10 +47,14 @@ _CHANGES = enforcement_pb2.FollowResponse(
 _POLICIES = enforcement_pb2.FollowResponse(
     policies=enforcement_pb2.Policies(first=True, last=True, documents=[b"{}"])
 )
+_STAPLE = enforcement_pb2.FollowResponse(
+    staple=enforcement_pb2.Staple(serial="1f", response=b"\x30\x03\x0a\x01\x03")
+)
 SEEDS = (
     _message(0, _SVIDS.SerializeToString()),
     _message(1, _BUNDLES.SerializeToString()) + _message(2, _CHANGES.SerializeToString()),
     _message(2, _POLICIES.SerializeToString()) + _message(2, _CHANGES.SerializeToString()),
+    _message(2, _STAPLE.SerializeToString()) + _message(2, _CHANGES.SerializeToString()),
     _message(3, b"") + _message(5, b""),
     workload_pb2.JWTSVIDResponse(
         svids=[workload_pb2.JWTSVID(spiffe_id=str(_PEER), svid="a.e30.c")]

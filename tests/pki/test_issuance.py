@@ -34,6 +34,7 @@ from legation.pki import (
     self_sign,
 )
 from legation.pki.issuance import twin
+from legation.pki.ocsp import must_staple
 from legation.pki.profiles import Presence
 from tests.support.pki import CA, DAY, HOUR, NOW, make
 
@@ -149,7 +150,8 @@ def test_cryptographys_builder_writes_the_same_bytes(issuer, algorithm):
     urls = {"crl_url": "http://crl.test/1", "issuer_url": "http://ca.test/"}
     workload = leaf(issuer, subject=subject, public_key=key.public_key(), **urls)
     responder = leaf(issuer, OCSP, subject=Subject(common_name="x"), serial=127)
-    made = [(workload, issuer.private_key), (responder, issuer.private_key)]
+    obliged = leaf(issuer, must_staple=True, **urls)
+    made = [(one, issuer.private_key) for one in (workload, responder, obliged)]
     for year in (2049, 2050):  # UTCTime and GeneralizedTime
         validity = Validity(NOW, NOW.replace(year=year))
         made.append((root_of(key, validity=validity), key))
@@ -209,6 +211,18 @@ def test_a_workload_certificate_has_exactly_these_extensions(issuer):
     assert not issued.certificate.subject.rdns
 
 
+def test_a_certificate_says_that_its_server_must_staple(issuer):
+    """The TLS feature status_request (RFC 7633), not critical, on demand and only then."""
+    for must, wanted in ((True, "30030201 05"), (False, None), (True, "30030201 05")):
+        certificate = leaf(issuer, must_staple=must).certificate
+        found = [e for e in certificate.extensions if isinstance(e.value, x509.TLSFeature)]
+        assert [e.value.public_bytes() for e in found] == (
+            [bytes.fromhex(wanted)] if wanted else []
+        )
+        assert not any(extension.critical for extension in found)
+        assert must_staple(certificate) is must
+
+
 def test_a_common_name_makes_the_alternative_name_uncritical(issuer):
     """With a subject, the alternative name is not critical (RFC 5280, section 4.2.1.6)."""
     issued = leaf(issuer, subject=Subject(spiffe_id=API, common_name="api"))
@@ -247,6 +261,7 @@ def test_each_profile_has_its_usages(issuer, profile, subject, usages):
         (OCSP, {"subject": Subject(spiffe_id=API, common_name="x")}, "has no SPIFFE ID"),
         (OCSP, {"subject": Subject()}, "needs a common name"),
         (ISSUER, {}, "is a CA's"),
+        (AGENT, {"must_staple": True}, "profile agent has no duty to staple"),
         (WORKLOAD, {"validity": Validity(NOW, NOW + 32 * DAY)}, "is more than the 31 days"),
         (
             WORKLOAD,

@@ -4,6 +4,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.pki import (
+    AGENT,
     LINTS,
     OCSP,
     ROOT,
@@ -19,6 +20,8 @@ from tests.support.pki import BOTH_USAGES, CA, DAY, LEAF, NOW, key_usage, make
 
 EXAMPLE = TrustDomain("example.org")
 URI = x509.UniformResourceIdentifier
+MUST_STAPLE = x509.TLSFeature([x509.TLSFeatureType.status_request])
+STATUS_REQUEST_V2 = x509.TLSFeature([x509.TLSFeatureType.status_request_v2])
 
 
 def rules(certificate, profile=None):
@@ -105,6 +108,8 @@ def test_a_key_of_an_unknown_kind_is_found(good):
         ("profile_names", OCSP, LEAF, {"subject": "x"}),
         ("profile_names", OCSP, LEAF, {"uris": ()}),
         ("profile_ocsp_no_check", OCSP, LEAF, {}),
+        ("profile_must_staple", AGENT, LEAF, {"extra": ((MUST_STAPLE, False),)}),
+        ("profile_must_staple", WORKLOAD, LEAF, {"extra": ((STATUS_REQUEST_V2, False),)}),
         ("svid_one_uri", WORKLOAD, LEAF, {"subject": "x", "uris": ()}),
     ],
 )
@@ -129,7 +134,7 @@ def test_every_rule_is_cited_and_tried():
     tried = {*BROKEN, *SELDOM, "version", "serial_size", "validity_order"}
     assert {rule.id for rule in LINTS} == tried
     warnings = {rule.id for rule in LINTS if rule.severity is Severity.WARNING}
-    assert warnings == {"serial_entropy", "leaf_subject_key_identifier"}
+    assert warnings == {"serial_entropy", "leaf_subject_key_identifier", "tls_feature"}
 
 
 def test_keys_of_other_kinds_are_linted_too(good):

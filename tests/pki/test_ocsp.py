@@ -30,6 +30,9 @@ from legation.pki.ocsp import (
     build_response,
     check_response,
     check_staple,
+    must_staple,
+    next_update_of,
+    says_nothing,
 )
 from tests.support.pki import CA, HOUR, LEAF, NOW, make
 
@@ -416,3 +419,34 @@ def test_openssl_asks_and_believes_us(good, tmp_path, delegated, word):
     assert "Response verify OK" in verdict.stderr
     assert f"{files['leaf']}: {word}" in verdict.stdout
     assert ("Reason: keyCompromise" in verdict.stdout) == (word == "revoked")
+
+
+@pytest.mark.parametrize(
+    ("features", "must"),
+    [
+        (["status_request"], True),
+        (["status_request", "status_request_v2"], True),
+        (["status_request_v2"], False),
+    ],
+)
+def test_only_the_feature_status_request_obliges_a_server(good, features, must):
+    """Other TLS features do not (RFC 7633, section 3), nor does having none."""
+    value = x509.TLSFeature([x509.TLSFeatureType[name] for name in features])
+    made = make(LEAF, good.issuer, extra=((value, False),))
+    assert must_staple(made.certificate) is must
+    assert not must_staple(good.leaf.certificate)
+
+
+def test_an_error_of_a_responder_says_nothing(good):
+    """Unlike an answer, whatever it says, and unlike what is no response."""
+    assert says_nothing(build_error(OCSPError.TRY_LATER))
+    assert not says_nothing(answer(good))
+    assert not says_nothing(answer(good, status=Unknown()))
+    assert not says_nothing(b"\x30\x00")
+
+
+def test_the_end_of_a_response_is_read_without_a_question(good):
+    """Of one that has an end, and of nothing else."""
+    assert next_update_of(answer(good)) == NOW + HOUR
+    assert next_update_of(build_error(OCSPError.TRY_LATER)) is None
+    assert next_update_of(b"\x30\x00") is None

@@ -100,14 +100,17 @@ def test_certificates_are_clean(algorithm, tmp_path, capsys):
     """Root, issuer and each leaf profile have no finding of level WARNING or above."""
     root, issuer = hierarchy(algorithm)
     made = {"root": root.der, "issuer": issuer.certificate.public_bytes(Encoding.DER)}
-    for profile, subject in SUBJECTS.items():
-        made[profile.name] = issue(
+    kinds = [*SUBJECTS.items(), (WORKLOAD, SUBJECTS[WORKLOAD])]
+    for number, (profile, subject) in enumerate(kinds):
+        must_staple = number == len(SUBJECTS)
+        made["must-staple" if must_staple else profile.name] = issue(
             issuer,
             profile,
             subject=subject,
             public_key=generate_key().public_key(),
             serial=serial(),
             validity=Validity(NOW, NOW + HOUR),
+            must_staple=must_staple,
             crl_url="http://ca.example.org/3.crl",
             ocsp_url="http://ocsp.example.org/",
             issuer_url="http://ca.example.org/issuer.cer",

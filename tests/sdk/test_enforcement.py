@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from legation.agent.local import enforcement
 from legation.agent.local.enforcement_log import SERIALS_IN_A_PART, EnforcementLog
+from legation.clock import SystemClock
 from legation.pki import SpiffeID
 from legation.sdk.enforcement import Enforcement
 from legation.wire.feed import FeedState, Kind, PublishedCRL
@@ -281,7 +282,7 @@ class Reader:
         for message in messages:
             self.messages += 1
             assert len(message) < 128 << 10
-            self.known.accept(message)
+            self.known.accept(message, clock=SystemClock())
         return self
 
     def holds(self, state):

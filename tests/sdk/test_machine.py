@@ -356,6 +356,19 @@ def test_deltas_are_in_force_at_once(live):
     assert live.knowledge.enforcement.revision == 7
 
 
+def test_with_an_issuer_goes_what_it_has_signed(live):
+    """A serial number that nobody has revoked is refused when its issuer's own is."""
+    issuer = DOMAIN.issuer.certificate
+    assert live.refusal(9, issuer=issuer) is None
+    serial = issuer.serial_number
+    width = 16 if serial < 1 << 128 else 20
+    field = "revoked" if width == 16 else "revoked_long"
+    live.enforce(changes(complete=True, revision=6, **{field: packed(serial, width=width)}))
+    assert live.refusal(9, issuer=issuer) is Cause.CERTIFICATE_REVOKED
+    assert live.refusal(9, issuer=PARTNER.issuer.certificate) is None
+    assert live.refusal(9) is None
+
+
 def test_a_revision_without_news_is_no_change(live):
     """Events for others move the revision, wake nobody, and ask nothing of enforcers."""
     assert live.published(live.enforce(changes(complete=True, revision=9))) == []
@@ -455,6 +468,20 @@ def test_going_on_with_old_data_can_be_the_policy(live):
     live.wait(60)
     assert live.refusal(8) is None
     assert live.refusal(7) is Cause.CERTIFICATE_REVOKED
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-900), timedelta(days=900)])
+def test_by_a_policy_the_process_counts_on_by_a_clock_that_nobody_sets(live, jump):
+    """The agent says how old the data is; what is left runs even if the agent is gone."""
+    live.enforce(freshness(NOW, timedelta(seconds=30), age_ms=10_000, policy="payments"))
+    live.clock._now += jump
+    assert live.knowledge.enforcement.freshness.policy == "payments"
+    assert live.machine.wait_s <= 20
+    live.clock.advance(20)
+    assert live.knowledge.refuses_as_stale is False
+    live.clock.advance(0.5)
+    assert live.knowledge.refuses_as_stale
+    assert live.refusal() is Cause.REVOCATION_DATA_STALE
 
 
 def test_an_agent_without_the_service_leaves_the_lists(driver):

@@ -18,7 +18,7 @@ def source():
 
 
 def hear(source, **fields):
-    source.knowledge.enforcement.accept(changes(**fields))
+    source.knowledge.enforcement.accept(changes(**fields), clock=source.knowledge.clock)
 
 
 def test_without_parts_what_is_known_is_in_force(source):

@@ -13,14 +13,22 @@ from OpenSSL import SSL
 
 from legation.causes import Cause
 from legation.pki import RevokedEntry
-from legation.pki.ocsp import CertificateID, Good, Status, StatusRequest, build_response
+from legation.pki.ocsp import (
+    CertificateID,
+    Good,
+    OCSPError,
+    Status,
+    StatusRequest,
+    build_error,
+    build_response,
+)
 from legation.sdk.authorize import authorize_any
 from legation.sdk.model import X509SVID
 from legation.sdk.peers import PeerRefused
 from legation.sdk.tls import pyopenssl
 from legation.sdk.tls.pyopenssl import ClientEngine, ServerEngine, Timeouts, TLSFailure, over_tls
 from tests.support.sdk_source import HOUR, Authority, MemorySource, now
-from tests.support.sdk_tls import ask, connect, echo_server, hang_up, until
+from tests.support.sdk_tls import MUST_STAPLE, ask, connect, echo_server, hang_up, until
 
 AUTHORITY = Authority()
 
@@ -346,8 +354,6 @@ async def test_an_application_that_raises_loses_its_connection() -> None:
 
 # --- stapling --------------------------------------------------------------------------------
 
-MUST_STAPLE = ((x509.TLSFeature([x509.TLSFeatureType.status_request]), False),)
-
 
 def staple(svid: X509SVID, status: Status, *, hash_name: str = "sha1", **changes: Any) -> bytes:
     issuer = AUTHORITY.issuing.issuer
@@ -379,8 +385,9 @@ async def test_a_good_staple_is_accepted(hash_name: str) -> None:
         (lambda svid: staple(svid, Good(), **STALE), Cause.REVOCATION_DATA_STALE),
         (lambda svid: None, Cause.REVOCATION_DATA_MISSING),
         (lambda svid: b"\x30\x00", Cause.REVOCATION_DATA_MISSING),
+        (lambda svid: build_error(OCSPError.TRY_LATER), Cause.REVOCATION_DATA_MISSING),
     ],
-    ids=["revoked", "stale", "none", "garbage"],
+    ids=["revoked", "stale", "none", "garbage", "try-later"],
 )
 async def test_a_staple_that_does_not_clear_the_server_is_refused(made: Any, cause: Cause) -> None:
     """Revoked, stale, missing or unreadable: the handshake with a must-staple server fails."""
@@ -405,6 +412,36 @@ async def test_a_staple_is_needed_only_where_something_says_so() -> None:
 async def test_a_bad_staple_of_an_ordinary_server_is_refused_as_well() -> None:
     """A staple that says "revoked" is believed, whether it was needed or not."""
     async with echo_server("pyopenssl", API, staple=lambda svid: staple(svid, REVOKED)) as server:
+        with pytest.raises(PeerRefused) as caught:
+            await connect("pyopenssl", server.port, source_of("/web"))
+        assert caught.value.cause is Cause.CERTIFICATE_REVOKED
+
+
+async def test_a_responders_excuse_is_worth_as_much_as_no_staple() -> None:
+    """An ordinary server that staples "try later" is let in: nobody has signed that."""
+    async with echo_server(
+        "pyopenssl", API, staple=lambda svid: build_error(OCSPError.TRY_LATER)
+    ) as server:
+        streams = await connect("pyopenssl", server.port, WEB)
+        assert await ask(streams) == b"ping"
+        await hang_up(streams)
+
+
+class StaplingSource(MemorySource):
+    """A source that an agent gives staples to."""
+
+    def staple(self, svid: X509SVID) -> bytes | None:
+        return staple(svid, Good())
+
+
+async def test_a_server_staples_what_its_source_has() -> None:
+    """Without being told to; an argument of its own comes first."""
+    api = StaplingSource(AUTHORITY.issue("/api", extra=MUST_STAPLE), AUTHORITY.bundle())
+    async with echo_server("pyopenssl", api) as server:
+        streams = await connect("pyopenssl", server.port, WEB)
+        assert await ask(streams) == b"ping"
+        await hang_up(streams)
+    async with echo_server("pyopenssl", api, staple=lambda svid: staple(svid, REVOKED)) as server:
         with pytest.raises(PeerRefused) as caught:
             await connect("pyopenssl", server.port, source_of("/web"))
         assert caught.value.cause is Cause.CERTIFICATE_REVOKED
@@ -481,3 +518,24 @@ def _converse(messages: list[bytes], cuts: list[int]) -> bytes:
 def test_any_chunking_gives_the_same_plaintext(messages: list[bytes], cuts: list[int]) -> None:
     """However the network cuts the encrypted stream, what arrives is what was sent."""
     assert _converse(messages, cuts) == b"".join(messages)
+
+
+async def test_session_tickets_travel_with_the_first_answer() -> None:
+    """A server sends its flight, and after that nothing of its own accord."""
+    factory = over_tls(Recording, ServerEngine(API, authorize=authorize_any()))
+    server, wire = factory(), Wire()
+    client, _ = ClientEngine(WEB, authorize=authorize_any()).begin()
+    with suppress(SSL.WantReadError):
+        client.do_handshake()
+    server.connection_made(wire)
+    assert not wire.sent
+    server.data_received(client.bio_read(65536))
+    client.bio_write(bytes(wire.sent))
+    wire.sent.clear()
+    client.do_handshake()
+    server.data_received(client.bio_read(65536))
+    assert not wire.sent
+    server.transport.write(b"answer")
+    client.bio_write(bytes(wire.sent))
+    assert client.recv(100) == b"answer"
+    server.connection_lost(None)

@@ -29,6 +29,10 @@ BROKEN = {
     "issuer_name": (LEAF, {"by": None, "uris": ("https://x.test/",), "extended": None}),
     "subject_present": (CA, {}),
     "public_key": (LEAF, {"key": ec.generate_private_key(ec.SECP224R1())}),
+    "tls_feature": (
+        LEAF,
+        {"extra": ((x509.TLSFeature([x509.TLSFeatureType.status_request]), True),)},
+    ),
     "unknown_critical_extension": (LEAF, {"extra": (raw("1.2.3.4"),)}),
     "criticality": (LEAF, {"extra": ((access("http://ocsp.test/"), True),)}),
     "authority_key_identifier": (LEAF, {"identifiers": False}),

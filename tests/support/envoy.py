@@ -24,6 +24,7 @@ from grpclib.const import Cardinality
 
 from legation.agent.discovery import Cutter, Discovery
 from legation.agent.discovery.messages import RawMessage
+from legation.agent.freshness import NO_POLICY, Verdict
 from legation.agent.local.server import LocalServer
 from legation.agent.model import AttestedCaller, Changes, PointBoard, WorkloadIdentity
 from legation.clock import SystemClock, to_rfc3339
@@ -81,9 +82,11 @@ class Authorities:
         times = {"not_before": now - HOUR, "not_after": now + HOUR}
         return make(LEAF, self.issuer, uris=(spiffe_id,), **(times | changes))
 
-    def identity(self, spiffe_id: str, **entry: Any) -> WorkloadIdentity:
+    def identity(
+        self, spiffe_id: str, *, leaf: Made | None = None, **entry: Any
+    ) -> WorkloadIdentity:
         """Certify a new key for a workload entry, as an agent holds it."""
-        leaf = self.leaf(spiffe_id)
+        leaf = leaf or self.leaf(spiffe_id)
         return WorkloadIdentity(
             entry=WorkloadEntry(
                 id=spiffe_id.rpartition("/")[2],
@@ -233,8 +236,13 @@ class Feed:
         self._changes.notify()
         return self.state.revision
 
-    def _publish_crl(self) -> None:
-        crl = self.authorities.crl(*self._revoked)
+    def publish_crl(self, *, next_update: timedelta) -> None:
+        """Publish a list that ends in `next_update`."""
+        self._publish_crl(next_update)
+        self._changes.notify()
+
+    def _publish_crl(self, next_update: timedelta = HOUR) -> None:
+        crl = self.authorities.crl(*self._revoked, next_update=next_update)
         self._put(Kind.CRL, crl.key, crl.to_value())
 
     def _put(self, kind: Kind, key: str, value: Mapping[str, Any] | None) -> None:
@@ -279,6 +287,7 @@ class Agent:
     attestor: TestAttestor = field(default_factory=TestAttestor)
     discovery: Discovery | None = None
     staples: dict[int, bytes] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
     _server: LocalServer | None = None
 
     async def start(self) -> None:
@@ -290,6 +299,7 @@ class Agent:
             clock=SystemClock(),
             cutter=Cutter(enabled=self.cut),
             staple=self.staples.get,
+            verdict=lambda _, spiffe_id: self.verdicts.get(spiffe_id, NO_POLICY),
         )
         await self.discovery.start()
         self._server = LocalServer(self.discovery.handlers, path=self.socket, clock=SystemClock())

@@ -6,6 +6,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from legation.authority.agents.standing import PointRecord, PointStanding, Standing
+from legation.authority.issuers.states import (
+    Dependant,
+    IssuerLife,
+    IssuerOverview,
+    Signed,
+    Unready,
+    require_acknowledged,
+)
+from legation.authority.misuse.model import SignalState
 from legation.authority.model import (
     OPERATOR_PREFIX,
     Actor,
@@ -43,7 +52,7 @@ from legation.pki import (
     private_key_to_pem,
     self_sign,
 )
-from legation.policy import AuthorizationPolicy
+from legation.policy import AuthorizationPolicy, StalenessPolicy
 from legation.wire.drill import DrillRecord, DrillSummary
 from legation.wire.feed import Ban, Revocation, RotationOrder, WorkloadEntry
 
@@ -118,12 +127,15 @@ class FakeAuthority:
         self.entry_rows = {}
         self.token_rows = {}
         self.policy_rows = {}
+        self.staleness_rows = {}
         self.certificate_rows = {}
         self.revoked = {}
         self.ban_rows = {}
         self.operator_rows = {}
         self.rotation_rows = {}
+        self.issuer_rows = {}
         self.drill_rows = {}
+        self.signal_rows = {}
         self.in_force_rows = []
         self.point_rows = {}
         self.agent_rows = {}
@@ -141,13 +153,16 @@ class FakeAuthority:
             entries=_Entries(self),
             tokens=_Tokens(self),
             policies=_Policies(self),
+            staleness=_Staleness(self),
             certificates=_Certificates(self),
             revocations=_Revocations(self),
             propagation=_Propagation(self),
             rotations=_Rotations(self),
+            issuers=_Issuers(self),
             operators=_Operators(self),
             decoys=_Decoys(self),
             drills=_Drills(self),
+            signals=_Signals(self),
             audit=_Audit(self),
             enrolment=_Enrolment(self),
             status=_Status(self),
@@ -302,6 +317,24 @@ class _Tokens(_Service):
         del self.authority.token_rows[token_id]
 
 
+class _Staleness(_Service):
+    def list(self):
+        return tuple(self.authority.staleness_rows.values())
+
+    def get(self, name):
+        return self.found(self.authority.staleness_rows, name, "staleness policy")
+
+    async def put(self, document, *, actor):
+        policy = StalenessPolicy.from_document(document)
+        changed = self.authority.staleness_rows.get(policy.name) != policy
+        self.authority.staleness_rows[policy.name] = policy
+        return policy, changed
+
+    async def delete(self, name, *, actor):
+        self.get(name)
+        del self.authority.staleness_rows[name]
+
+
 class _Policies(_Service):
     def list(self):
         return tuple(self.authority.policy_rows.values())
@@ -393,8 +426,10 @@ class _Revocations(_Service):
             at=now,
         )
 
-    def revocations(self):
-        return tuple(self.authority.revoked.values())
+    async def revocations(self, *, after, limit):
+        rows = sorted(self.authority.revoked.values(), key=lambda row: format(row.serial, "x"))
+        rest = [row for row in rows if after is None or format(row.serial, "x") > after]
+        return tuple(rest[:limit])
 
     def bans(self):
         return tuple(self.authority.ban_rows.values())
@@ -464,6 +499,53 @@ class _Rotations(_Service):
         return tuple(self.authority.in_force_rows)
 
 
+class _Issuers(_Service):
+    async def list(self):
+        rows = self.authority.issuer_rows
+        if not rows:
+            issuer = self.authority.hierarchy.issuer
+            rows[issuer.key_id_hex] = _issuer(issuer, "active")
+        return tuple(rows.values())
+
+    async def get(self, key_id):
+        for issuer in await self.list():
+            if issuer.key_id == key_id:
+                return issuer
+        raise NotFound(f"there is no issuer with the key id {key_id}")
+
+    async def replace(self, *, rate, now, dry_run, actor):
+        (issuer,) = await self.list()
+        return issuer
+
+    async def activate(self, key_id, *, now, actor):
+        issuer = await self.get(key_id)
+        if not now:
+            require_acknowledged(key_id, Unready(points=("envoy/api",)))
+        return issuer
+
+    async def remove(self, key_id, *, actor):
+        issuer = await self.get(key_id)
+        raise Conflict(f"the issuer {key_id} is {issuer.state}")
+
+
+def _issuer(issuer, state):
+    until = issuer.not_after
+    who = Dependant(
+        spiffe_id="spiffe://example.org/api", requester="agent", serial=42, not_after=until
+    )
+    return IssuerOverview(
+        key_id=issuer.key_id_hex,
+        role="issuing",
+        state=state,
+        since=issuer.certificate.not_valid_before_utc,
+        not_before=issuer.certificate.not_valid_before_utc,
+        not_after=until,
+        life=IssuerLife(),
+        signed=Signed(count=1, until=until, dependants=(who,)),
+        unready=Unready(points=("envoy/api",)),
+    )
+
+
 class _Operators(_Service):
     async def list(self):
         return tuple(self.authority.operator_rows.values())
@@ -491,7 +573,8 @@ class _Operators(_Service):
         operator = self.found(self.authority.operator_rows, name, "operator")
         self.authority.operator_rows[name] = replace(operator, disabled_at=datetime.now(UTC))
 
-    def authenticate(self, spiffe_id, serial):
+    def authenticate(self, spiffe_id, serial, *, issuer_name):
+        assert issuer_name
         name = spiffe_id.path.removeprefix(OPERATOR_PREFIX)
         operator = self.authority.operator_rows.get(name)
         if operator is None or operator.spiffe_id != spiffe_id:
@@ -530,6 +613,39 @@ class _Drills(_Service):
 
     async def get(self, drill_id):
         return self.found(self.authority.drill_rows, drill_id, "drill")
+
+
+class _Signals(_Service):
+    async def list(self, *, state=None, before=None, limit=100):
+        rows = sorted(self.authority.signal_rows.values(), key=lambda row: -row.id)
+        return [
+            row
+            for row in rows
+            if state in {None, row.state} and (before is None or row.id < before)
+        ][:limit]
+
+    async def get(self, signal_id):
+        return self.found(self.authority.signal_rows, signal_id, "signal")
+
+    async def dismiss(self, signal_id, *, note, actor):
+        return self._decide(signal_id, SignalState.DISMISSED, note, actor)
+
+    async def respond(self, signal_id, *, actor):
+        signal = await self.get(signal_id)
+        signal.require_open()
+        outcome = await self.authority.services().revocations.revoke(
+            SerialScope(serial=signal.finding.serial), reason="keyCompromise", actor=actor
+        )
+        return self._decide(signal_id, SignalState.RESPONDED, "", actor), outcome
+
+    def _decide(self, signal_id, state, note, actor):
+        signal = self.found(self.authority.signal_rows, signal_id, "signal")
+        signal.require_open()
+        self.authority.signal_rows[signal_id] = replace(
+            signal, state=state, note=note, decided_by=str(actor.spiffe_id),
+            decided_at=datetime.now(UTC),
+        )  # fmt: skip
+        return self.authority.signal_rows[signal_id]
 
 
 class _Audit(_Service):

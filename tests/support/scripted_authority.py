@@ -105,7 +105,17 @@ class ScriptedAuthority:
         self._index += 1
         return SerialNumber(random=2**63 + 1, shard=0, index=self._index).to_int()
 
-    def certify(self, profile, spiffe_id, public_key, *, lifetime_s=None, dns_names=(), begin=None):
+    def certify(
+        self,
+        profile,
+        spiffe_id,
+        public_key,
+        *,
+        lifetime_s=None,
+        dns_names=(),
+        begin=None,
+        **options,
+    ):
         now = begin or datetime.now(UTC)
         lifetime = timedelta(seconds=lifetime_s or self.lifetime_s)
         leaf = issue(
@@ -115,6 +125,7 @@ class ScriptedAuthority:
             public_key=public_key,
             serial=self.serial(),
             validity=Validity(now, now + lifetime + timedelta(seconds=1)),
+            **options,
         )
         return (leaf.certificate, self.issuer.certificate)
 

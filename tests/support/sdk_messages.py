@@ -112,13 +112,20 @@ def policies(*documents, first=True, last=True):
     return enforcement_pb2.FollowResponse(policies=message).SerializeToString()
 
 
-def freshness(as_of, bound, *, action=0):
+def freshness(as_of, bound, *, action=0, **policy):
     message = enforcement_pb2.Freshness(
         as_of_ms=round(as_of.timestamp() * 1000),
         bound_ms=round(bound.total_seconds() * 1000),
         action=action,
+        **policy,
     )
     return enforcement_pb2.FollowResponse(freshness=message).SerializeToString()
+
+
+def staple(serial, response):
+    text = format(serial, "x") if isinstance(serial, int) else serial
+    message = enforcement_pb2.Staple(serial=text, response=response)
+    return enforcement_pb2.FollowResponse(staple=message).SerializeToString()
 
 
 def said(command):

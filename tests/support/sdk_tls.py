@@ -6,11 +6,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from cryptography import x509
+
 from legation.sdk.authorize import Authorizer, authorize_any
 from legation.sdk.tls import client_context, peer_of, pyopenssl, server_context
 from tests.support.sdk_source import MemorySource
 
 ENGINES = ("stdlib", "pyopenssl")
+# Extensions of a certificate whose server must staple (RFC 7633), for `tests.support.pki.make`.
+MUST_STAPLE = ((x509.TLSFeature([x509.TLSFeatureType.status_request]), False),)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 

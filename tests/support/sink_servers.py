@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import signal
 import subprocess
 from pathlib import Path
 from typing import ClassVar
@@ -113,7 +114,13 @@ class ServerProcess:
 
 
 class Nginx(ServerProcess):
-    """nginx with two workers, answering every request itself."""
+    """nginx with two workers, answering every request itself, below /slow for ever.
+
+    Attributes:
+        main: further directives of its main context.
+    """
+
+    main = ""
 
     @property
     def reload(self):
@@ -131,7 +138,7 @@ class Nginx(ServerProcess):
         here, current = self.directory, self.current
         (here / "nginx.conf").write_text(
             f"""
-            worker_processes 2; daemon off; pid {here}/nginx.pid; error_log stderr;
+            {self.main} worker_processes 2; daemon off; pid {here}/nginx.pid; error_log stderr;
             events {{ worker_connections 256; }}
             http {{
               access_log off;
@@ -139,12 +146,13 @@ class Nginx(ServerProcess):
               fastcgi_temp_path {here}/f; uwsgi_temp_path {here}/u; scgi_temp_path {here}/s;
               keepalive_requests 100000;
               server {{
-                listen 127.0.0.1:{self.port} ssl;
+                listen 127.0.0.1:{self.port} ssl http2;
                 ssl_protocols TLSv1.3; ssl_session_tickets off; ssl_session_cache off;
                 ssl_certificate {current}/chain.pem; ssl_certificate_key {current}/key.pem;
                 ssl_client_certificate {current}/bundle.pem; ssl_crl {current}/crl.pem;
                 ssl_verify_client on; ssl_verify_depth 2;
                 location / {{ return 200 "ok"; }}
+                location /slow {{ limit_rate 500; alias {NGINX}; }}
               }}
             }}
             """
@@ -154,7 +162,17 @@ class Nginx(ServerProcess):
 class HAProxy(ServerProcess):
     """HAProxy with two threads, answering every request itself."""
 
-    files: ClassVar = {"combined": "combined.pem", "bundle": "bundle.pem", "crl": "crl.pem"}
+    files: ClassVar = {
+        "combined": "combined.pem",
+        "bundle": "bundle.pem",
+        "crl": "crl.pem",
+        "revoked": "revoked.map",
+    }
+
+    def __init__(self, directory: Path, *, tcp: int = 1, grpc: int = 1):
+        """Pass connections to `tcp_port` on to the port `tcp`, and gRPC calls to `grpc`."""
+        super().__init__(directory)
+        self.tcp_port, self.tcp, self.grpc = unused_port(), tcp, grpc
 
     @property
     def socket(self):
@@ -162,8 +180,12 @@ class HAProxy(ServerProcess):
 
     @property
     def reload(self):
-        master = str(self.directory / "master.sock")
-        return {"kind": "haproxy", "socket": str(self.socket), "master_socket": master}
+        return {
+            "kind": "haproxy",
+            "socket": str(self.socket),
+            "master_socket": str(self.directory / "master.sock"),
+            "table": "peers",
+        }
 
     @property
     def command(self):
@@ -190,13 +212,42 @@ defaults
     timeout client 30s
     timeout http-keep-alive 30s
     timeout connect 5s
-    timeout server 5s
+    timeout server 30s
+backend peers
+    stick-table type string len 160 size 10k expire 10s
 frontend web
-    bind 127.0.0.1:{self.port} ssl crt {current}/combined.pem ca-file {current}/bundle.pem \
-crl-file {current}/crl.pem verify required
-    http-request return status 200 content-type text/plain string ok
+    bind 127.0.0.1:{self.port} {self._tls} alpn h2,http/1.1
+    {self._peers}
+    http-request reject if {{ ssl_c_serial,hex,map_str({current}/revoked.map) -m found }}
+    http-request return status 200 content-type text/plain string ok if !{{ path_beg /test. }}
+    default_backend grpc
+backend grpc
+    server grpc 127.0.0.1:{self.grpc} proto h2
+frontend tcp
+    mode tcp
+    bind 127.0.0.1:{self.tcp_port} {self._tls}
+    {self._peers}
+    tcp-request content reject if {{ ssl_c_serial,hex,map_str({current}/revoked.map) -m found }}
+    default_backend tcp
+backend tcp
+    mode tcp
+    server tcp 127.0.0.1:{self.tcp}
 """
         )
+
+    @property
+    def _tls(self):
+        current = self.current
+        return (
+            f"ssl crt {current}/combined.pem ca-file {current}/bundle.pem "
+            f"crl-file {current}/crl.pem verify required"
+        )
+
+    _peers = """tcp-request session set-var(sess.address) src
+    tcp-request session set-var(sess.port) src_port
+    tcp-request session set-var(sess.frontend) fe_name
+    tcp-request session track-sc0 ssl_c_serial,hex,concat(@,sess.address),concat(@,sess.port),\
+concat(@,sess.frontend) table peers"""
 
 
 class PostgreSQL(ServerProcess):
@@ -213,22 +264,45 @@ class PostgreSQL(ServerProcess):
 
     @property
     def reload(self):
-        return {"kind": "postgresql", "data_directory": str(self.data)}
+        sessions = {"socket_directory": str(self.sockets), "port": self.port}
+        return {"kind": "postgresql", "data_directory": str(self.data), "sessions": sessions}
+
+    @property
+    def sockets(self):
+        return self.directory / "sockets"
+
+    async def start(self):
+        await super().start()
+        self.as_administrator("create role app login; create role legation login;"
+                              "grant pg_read_all_stats, pg_signal_backend to legation")  # fmt: skip
+
+    def as_administrator(self, statements):
+        """Run statements as the superuser, over the Unix socket."""
+        psql = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", str(self.sockets), "-p",
+                str(self.port), "-U", "postgres", "-d", "postgres", "-c", statements]  # fmt: skip
+        return subprocess.run(psql, check=True, capture_output=True, text=True).stdout
 
     @property
     def command(self):
         return [str(POSTGRES[-1]), "-D", str(self.data)]
 
+    def stop(self):
+        """End it with its sessions, which SIGTERM would wait for."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(20)
+
     def configure(self):
         if (self.data / "PG_VERSION").exists():
             return
         self.directory.chmod(0o711)
-        self.data.mkdir(mode=0o700)
-        if self.user:
-            account = pwd.getpwnam(self.user)
-            os.chown(self.data, account.pw_uid, account.pw_gid)
+        for made in (self.data, self.sockets):
+            made.mkdir(mode=0o700 if made == self.data else 0o755)
+            if self.user:
+                account = pwd.getpwnam(self.user)
+                os.chown(made, account.pw_uid, account.pw_gid)
         setup = [str(POSTGRES[-1].with_name("initdb")), "-D", str(self.data), "-N", "-A", "trust",
-                 "-U", "app", "--no-instructions", "--locale=C", "-E", "UTF8"]  # fmt: skip
+                 "-U", "postgres", "--no-instructions", "--locale=C", "-E", "UTF8"]  # fmt: skip
         subprocess.run(setup, check=True, capture_output=True, cwd="/", **self.identity())
         current = self.current
         with (self.data / "postgresql.conf").open("a") as file:
@@ -236,7 +310,7 @@ class PostgreSQL(ServerProcess):
                 f"""
 listen_addresses = '127.0.0.1'
 port = {self.port}
-unix_socket_directories = ''
+unix_socket_directories = '{self.sockets}'
 fsync = off
 shared_buffers = 16MB
 ssl = on
@@ -247,8 +321,11 @@ ssl_ca_file = '{current}/bundle.pem'
 ssl_crl_file = '{current}/crl.pem'
 """
             )
-        (self.data / "pg_hba.conf").write_text(self.hba)
-        (self.data / "pg_ident.conf").write_text(self.idents)
+        local = "local postgres postgres,legation peer map=agent\n"
+        (self.data / "pg_hba.conf").write_text(local + self.hba)
+        agent = pwd.getpwuid(os.geteuid()).pw_name
+        own = "".join(f"agent {agent} {role}\n" for role in ("postgres", "legation"))
+        (self.data / "pg_ident.conf").write_text(own + self.idents)
 
 
 class Redis(ServerProcess):

@@ -32,6 +32,7 @@ from legation.pki import (
     private_key_to_pem,
     self_sign,
 )
+from legation.pki.ocsp import CertificateID, Good, StatusRequest, build_response
 from legation.wire.feed import FeedState, PublishedCRL, Revocation, WorkloadEntry
 
 TRUST_DOMAIN = TrustDomain("example.org")
@@ -68,7 +69,7 @@ class TestCA:
         self._count += 1
         return SerialNumber(random=2**63 + 1, shard=0, index=self._count).to_int()
 
-    def certify(self, spiffe_id, public_key, *, lifetime_s, dns_names, common_name=""):
+    def certify(self, spiffe_id, public_key, *, lifetime_s, dns_names, common_name="", **options):
         """Return leaf and issuer."""
         now = datetime.now(UTC)
         leaf = issue(
@@ -80,6 +81,7 @@ class TestCA:
             public_key=public_key,
             serial=self.serial(),
             validity=Validity(now, now + timedelta(seconds=lifetime_s)),
+            **options,
         )
         return leaf.certificate, self.issuer.certificate
 
@@ -93,6 +95,7 @@ class IssuedIdentities:
         self.state = FeedState()
         self.current = []
         self.lists_der = {}
+        self.staples = {}  # serial: response
         self._changes = Changes()
         self._revoked = {}
         self._numbers = {}
@@ -110,7 +113,14 @@ class IssuedIdentities:
         self._changes.notify()
 
     def certify(
-        self, path, *, sink="web", lifetime_s=3600, dns_names=("localhost",), common_name=""
+        self,
+        path,
+        *,
+        sink="web",
+        lifetime_s=3600,
+        dns_names=("localhost",),
+        common_name="",
+        **options,
     ):
         """Return an identity that is not issued to anybody yet."""
         key = generate_key()
@@ -121,6 +131,7 @@ class IssuedIdentities:
             lifetime_s=lifetime_s,
             dns_names=dns_names,
             common_name=common_name,
+            **options,
         )
         entry = WorkloadEntry(
             id=sink,
@@ -148,6 +159,23 @@ class IssuedIdentities:
         others = [one for one in self.current if one.entry.id != identity.entry.id]
         self.current = [*others, identity]
         self.changed()
+
+    def respond(
+        self, identity, status=None, *, about=0, begin=timedelta(), span=timedelta(hours=1)
+    ):
+        """Have a response about a certificate, and tell of it."""
+        issuer, now = self.authority.issuer, datetime.now(UTC).replace(microsecond=0)
+        wanted = CertificateID.of(issuer.certificate, identity.serial + about, hash_name="sha1")
+        response = build_response(
+            issuer,
+            StatusRequest(certificate_id=wanted),
+            status or Good(),
+            this_update=now - timedelta(minutes=1),
+            next_update=now + span,
+        )
+        self.staples[identity.serial] = response
+        self.changed()
+        return response
 
     def publish_lists(self):
         """Publish the list of every issuer anew."""
@@ -222,6 +250,7 @@ class RunningSinks:
             board=self.board,
             clock=clock or SystemClock(),
             listeners=[self._hear],
+            staple=issued.staples.get,
             server_of=(lambda _: server) if server else server_of,
         )
 

@@ -1,5 +1,6 @@
 """A whole deployment for the tests that see the product from outside."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -13,7 +14,8 @@ import pytest
 from legation.config.ports import unused_port
 from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
 from legation.demo.processes import listening
-from legation.demo.stage import API, POLICIES
+from legation.demo.stage import API, POLICIES, own_selector
+from legation.demo.workload import FetchedIdentity, fetch_identities
 
 MakeDeployment = Callable[..., Awaitable[Deployment]]
 
@@ -51,6 +53,21 @@ async def create_entry(
         "--selector", selector or f"unix:path:{deployment.envoy_path(name)}",
         "--agent", AGENT_NAME, *options,
     )  # fmt: skip
+
+
+async def fetch_callers(deployment: Deployment, *paths: str) -> dict[str, FetchedIdentity]:
+    """Create an entry for each path, for this process, and return what the agent gives it."""
+    for path in paths:
+        await create_entry(deployment, path, own_selector())
+    directory = deployment.directory / "callers"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    async with asyncio.timeout(20):
+        while True:
+            found = await fetch_identities(deployment.socket, directory)
+            by_path = {name.split("/", 3)[3]: identity for name, identity in found.items()}
+            if set(paths) <= by_path.keys():
+                return by_path
+            await asyncio.sleep(0.1)
 
 
 async def start_api(deployment: Deployment) -> int:

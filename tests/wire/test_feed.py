@@ -1,5 +1,6 @@
 """Feed events, their signatures, and the fold."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from legation.wire.feed import (
     FeedEvent,
     FeedSigner,
     FeedState,
+    IssuerName,
     Kind,
     PublishedCRL,
     Revocation,
@@ -120,6 +122,16 @@ def test_values_survive_the_trip(value: Any) -> None:
         type(value).from_value({**document, "spiffe_id": 7, "issuer": 7, "number": "x"})
 
 
+def test_an_entry_says_that_it_obliges_only_if_it_does() -> None:
+    """Agents that do not know the field yet understand every entry without it."""
+    assert "must_staple" not in ENTRY.to_value()
+    obliging = ENTRY.model_copy(update={"must_staple": True})
+    assert obliging.to_value() == {**ENTRY.to_value(), "must_staple": True}
+    assert WorkloadEntry.from_value(obliging.to_value()) == obliging
+    with pytest.raises(InvalidInput, match="must_staple"):
+        WorkloadEntry.from_value({**ENTRY.to_value(), "must_staple": "perhaps"})
+
+
 def test_the_fold_holds_the_newest_of_every_key() -> None:
     """Setting, replacing and deleting each kind leaves what the last event said."""
     state = FeedState()
@@ -172,9 +184,58 @@ def test_a_revoked_serial_and_a_banned_identity_are_refused() -> None:
     assert state.refusal(serial=0xABC, spiffe_id=ENTRY.spiffe_id) is Cause.CERTIFICATE_REVOKED
     assert state.refusal(serial=1, spiffe_id=BAN.spiffe_id) is Cause.IDENTITY_BANNED
     assert state.refusal(serial=1, spiffe_id=ENTRY.spiffe_id) is None
-    assert state.forget_expired(NOW) == 0
-    assert state.forget_expired(NOW + timedelta(hours=2)) == 1
+    assert state.forget_expired(NOW) == []
+    assert state.forget_expired(NOW + timedelta(hours=2)) == [0xABC]
     assert state.refusal(serial=0xABC, spiffe_id=ENTRY.spiffe_id) is None
+
+
+def test_what_is_over_is_forgotten_a_bounded_part_at_a_time() -> None:
+    """The oldest ends first; what was released, or revoked anew for good, counts once."""
+    state = FeedState()
+    for number in range(1, 8):
+        row = replace(REVOCATION, serial=number, expires_at=NOW + timedelta(minutes=number % 3))
+        state.apply(event(number, Kind.REVOCATION, format(number, "x"), row.to_value()))
+    again = replace(REVOCATION, serial=1, expires_at=NOW + timedelta(minutes=1))
+    state.apply(event(8, Kind.REVOCATION, "1", again.to_value()))
+    state.apply(event(9, Kind.REVOCATION, "4", None))
+    late = NOW + timedelta(hours=1)
+    assert state.forget_expired(late, most=2) == [6, 3]
+    assert sorted(state.forget_expired(late, most=2)) == [1, 7]
+    assert state.forget_expired(NOW + timedelta(minutes=2), most=2) == []
+    assert sorted(state.forget_expired(late, most=9)) == [2, 5]
+    assert state.forget_expired(late) == []
+    assert not state.revocations
+
+
+def test_with_an_issuer_goes_whatever_names_it() -> None:
+    """Revoked, it takes what it has signed with it, known or not, until its own end."""
+    row = replace(REVOCATION, signs_as=IssuerName(name="CN=Issuing CA 1", key_id="ab12"))
+    assert Revocation.from_value(row.to_value()) == row
+    state = FeedState()
+    state.apply(event(1, Kind.REVOCATION, "abc", row.to_value()))
+    known = {"serial": 1, "spiffe_id": "spiffe://example.org/web"}
+    assert state.refusal(**known, issuer_name="CN=Issuing CA 1") is Cause.CERTIFICATE_REVOKED
+    assert state.refusal(**known, issuer_name="CN=Issuing CA 2") is None
+    assert state.refusal(**known) is None
+    state.forget_expired(NOW + timedelta(hours=2))
+    assert state.refusal(**known, issuer_name="CN=Issuing CA 1") is None
+
+
+@pytest.mark.parametrize("signs_as", [{}, {"name": 1, "key_id": "a"}, "CN=x", {"name": "CN=x"}])
+def test_what_does_not_name_an_issuer_is_refused(signs_as: object) -> None:
+    """A revocation whose issuer's name cannot be read is no revocation."""
+    with pytest.raises(InvalidInput, match="not a revocation"):
+        Revocation.from_value({**REVOCATION.to_value(), "signs_as": signs_as})
+
+
+def test_a_certificate_with_another_end_stays_refused() -> None:
+    """The end that the feed said last counts, not one that it said before."""
+    state = FeedState()
+    for revision, minutes in ((1, 1), (2, 9)):
+        row = replace(REVOCATION, expires_at=NOW + timedelta(minutes=minutes))
+        state.apply(event(revision, Kind.REVOCATION, "abc", row.to_value()))
+    assert state.forget_expired(NOW + timedelta(minutes=5)) == []
+    assert state.forget_expired(NOW + timedelta(minutes=10)) == [0xABC]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=20), st.data())

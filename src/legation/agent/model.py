@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
+from legation.agent.sightings import Case, Seen, SightingBoard
 from legation.pki.spiffe_id import SpiffeID
 from legation.wire.feed import FeedState, WorkloadEntry
+from legation.wire.sightings import is_telling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +160,12 @@ class Changes:
 
 
 class PointBoard:
-    """The enforcement points behind this agent, as the discovery services state them."""
+    """The enforcement points behind this agent, as the discovery services state them.
+
+    Attributes:
+        changes: notified when a point or a refusal comes, changes or goes.
+        sightings: peers that the points saw.
+    """
 
     _MAX_CASES = 1000
 
@@ -167,6 +174,7 @@ class PointBoard:
         self._points: dict[str, PointState] = {}
         self._untold: Counter[RefusalReport] = Counter()
         self._all: Counter[RefusalReport] = Counter()
+        self.sightings = SightingBoard()
 
     def put(self, point: PointState) -> None:
         """State what a point has in force."""
@@ -182,6 +190,38 @@ class PointBoard:
     def points(self) -> tuple[PointState, ...]:
         """Return all points."""
         return tuple(self._points.values())
+
+    def see(
+        self,
+        point_id: str,
+        *,
+        peer: str,
+        serial: str,
+        address: str,
+        first: float,
+        last: float,
+        cause: str = "",
+        count: int = 1,
+    ) -> None:
+        """Count connections of a peer that a point let in or, with a `cause`, refused.
+
+        What was refused for a cause that says nothing about the peer is passed over.
+
+        Args:
+            point_id: the point.
+            peer: SPIFFE ID.
+            serial: of the peer's certificate, lower-case hexadecimal.
+            address: where the connections came from; empty where it is not known.
+            first: when the first of them was, in monotonic seconds.
+            last: when the last of them was.
+            cause: why they were refused; empty if they were let in.
+            count: how many.
+        """
+        if not is_telling(cause):
+            return
+        point = self._points.get(point_id)
+        case = Case(point_id, point.spiffe_id if point else "", peer, serial, address, cause)
+        self.sightings.add(Seen(case=case, count=count, first=first, last=last))
 
     def refuse(self, report: RefusalReport) -> None:
         """Count a refused handshake; distinct cases are bounded, the rest share one row."""

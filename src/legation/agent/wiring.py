@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +17,10 @@ from legation.agent.attestation import (
     PeerAttestor,
     attestors_of,
 )
+from legation.agent.background import supervised
 from legation.agent.discovery import Discovery
 from legation.agent.enrolment import EnrolmentRequest, enrol
+from legation.agent.freshness import NodeFreshness
 from legation.agent.identities.confirmation import Confirmation
 from legation.agent.identities.in_force import InForceBoard
 from legation.agent.identities.jwt_svids import JWTSVIDs
@@ -45,7 +47,7 @@ from legation.agent.local.status import (
     time_text,
 )
 from legation.agent.local.workload_api import WorkloadAPI
-from legation.agent.model import PointBoard
+from legation.agent.model import PointBoard, WorkloadIdentity
 from legation.agent.private_files import make_private_directory
 from legation.agent.sinks import Sinks
 from legation.agent.upstream.client import AuthorityClient, Credentials
@@ -104,6 +106,7 @@ class Agent:
         sinks: the identities kept as files.
         staples: OCSP responses for the certificates of the identities.
         sync: the connection to the authority.
+        freshness: how old the news is.
         own: its own identity.
     """
 
@@ -141,6 +144,7 @@ class Agent:
             certifier=self._client,
             clock=self._clock,
             timing=settings.timing,
+            prepare_staple=self._prepare_staple,
         )
         self.own = OwnRenewal(
             identity,
@@ -161,6 +165,13 @@ class Agent:
             own=self.own,
             in_force=self.in_force,
         )
+        self.freshness = NodeFreshness(
+            self._receiver,
+            self.board,
+            clock=self._clock,
+            path=settings.data_dir / "freshness.json",
+            changed=self.identities.changes.notify,
+        )
         self.sync = FeedSync(
             connector=self._client,
             receiver=self._receiver,
@@ -171,22 +182,25 @@ class Agent:
             changed=self._feed_changed,
             reconnected=self.identities.resume,
             rotation=self._orders,
+            in_step=self.freshness.in_step,
         )
+        self.staples = Staples(self.identities, self._client, clock=self._clock)
         self.sinks = Sinks(
             settings.sinks,
             issued=self.identities,
             board=self.board,
             clock=self._clock,
             in_force=self.in_force,
+            staple=self.staples.staple,
         )
         self._attestor = PeerAttestor(self._clock, attestors_of(settings.attestation))
-        self.staples = Staples(self.identities, self._client, clock=self._clock)
         self._discovery = Discovery(
             identities=self.identities,
             staple=self.staples.staple,
             attestor=self._attestor,
             board=self.board,
             clock=self._clock,
+            verdict=self.freshness.verdict,
         )
         self._confirmation = Confirmation(self._discovery, self.in_force, clock=self._clock)
         self._server = LocalServer(
@@ -202,6 +216,8 @@ class Agent:
                     board=self.board,
                     clock=self._clock,
                     in_force=self.in_force,
+                    freshness=self.freshness,
+                    staple=self.staples.staple,
                 ),
                 StatusService(self._attestor, self.status),
                 *self._discovery.handlers,
@@ -237,6 +253,7 @@ class Agent:
         """
         self._started_at = self._clock.now()
         self.sync.restore()
+        self.freshness.restore()
         self._feed_changed(frozenset(Kind))
         await self._discovery.start()
         try:
@@ -246,13 +263,14 @@ class Agent:
             self._cache.close()
             raise
         self._tasks = [
-            _supervised("the feed", self.sync.run()),
-            _supervised("staples", self.staples.run()),
-            _supervised("staples for proxies", self._staples_changed()),
-            _supervised("rotation", self.identities.run()),
-            _supervised("confirmation", self._confirmation.run()),
-            _supervised("the sinks", self.sinks.run()),
-            _supervised("the agent's own renewal", self.own.run()),
+            supervised("the feed", self.sync.run()),
+            supervised("freshness", self.freshness.run()),
+            supervised("staples", self.staples.run()),
+            supervised("staples that changed", self._staples_changed()),
+            supervised("rotation", self.identities.run()),
+            supervised("confirmation", self._confirmation.run()),
+            supervised("the sinks", self.sinks.run()),
+            supervised("the agent's own renewal", self.own.run()),
         ]
 
     async def stop(self) -> None:
@@ -291,6 +309,7 @@ class Agent:
             "authority": {
                 "connected": self.sync.connected,
                 "last_contact": time_text(self.sync.last_contact),
+                "in_step_s_ago": round(self.freshness.age_s, 3),
                 "clock_skew_s": self.sync.clock_skew_s,
                 "problem": None if problem is None else str(problem),
             },
@@ -311,13 +330,17 @@ class Agent:
             "identities": [identity_row(row) for row in self.identities.status()],
             "sinks": [sink_row(sink) for sink in self.sinks.status()],
             "in_force": [in_force_row(row) for row in self.in_force.rows()],
-            "points": [point_row(point) for point in self.board.points()],
+            "points": [point_row(point, self.freshness) for point in self.board.points()],
             "refusals": [asdict(refusal) for refusal in self.board.refusals()],
         }
 
+    async def _prepare_staple(self, identity: WorkloadIdentity) -> None:
+        await self.staples.obtain(identity)
+
     async def _staples_changed(self) -> None:
         async for _ in self.staples.changes.watch():
-            self._discovery.refresh()
+            # Whoever serves a certificate follows the identities, and looks for its staple then.
+            self.identities.changes.notify()
 
     def _feed_changed(self, kinds: Collection[Kind]) -> None:
         self.identities.feed_changed(kinds)
@@ -370,15 +393,3 @@ class Agent:
         if cause is not None:
             failure = Failure(cause=cause, detail="the authority's own certificate")
             raise VerificationError([failure])
-
-
-def _supervised(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Run a part that never ends; when it does all the same, say so."""
-    task = asyncio.create_task(work, name=name)
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("%s stopped", name, exc_info=error)
-
-    task.add_done_callback(ended)
-    return task

@@ -4,10 +4,12 @@ import secrets
 from dataclasses import dataclass
 from typing import TypedDict
 
+from legation.authority.agents.freshness import Bounds
 from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.agents.rotation_board import RotationBoard
 from legation.authority.attestation.challenges import Challenges
-from legation.authority.events import EventBus, EventLog
+from legation.authority.event_log import EventLog
+from legation.authority.events import EventBus
 from legation.authority.feed.hub import FeedHub
 from legation.authority.issuing.certifier import Certifier
 from legation.authority.issuing.serials import SerialAllocator
@@ -70,18 +72,12 @@ async def open_core(
     hub = FeedHub(identity.feed_id, store)
     await hub.load()
     store.attach(sign=opened.signer.sign, deliver=hub.deliver)
-    board = PropagationBoard(clock)
+    bounds = Bounds(lambda: hub.state.staleness, settings.crl_validity_s)
+    board = PropagationBoard(clock, bounds)
     board.begin(hub.revision)
     hub.listen(board.listen)
     for agent in await store.agents():
         board.enrolled(agent)
-    certifier = Certifier(
-        opened.issuing,
-        SerialAllocator(store, opened.issuing.key_id_hex, shards=settings.crl_shards),
-        settings=settings,
-        clock=clock,
-        authorities=[issuer.certificate for issuer in opened.issuers.values()],
-    )
     return Core(
         settings=settings,
         clock=clock,
@@ -91,7 +87,22 @@ async def open_core(
         hub=hub,
         board=board,
         rotations=RotationBoard(board.agents, events=events),
-        certifier=certifier,
+        certifier=_certifier(opened, store, settings, clock),
         # One process, one key: a nonce that outlives it would only be asked for again.
         challenges=Challenges(secrets.token_bytes(32)),
     )
+
+
+def _certifier(
+    opened: OpenedKeys, store: Store, settings: AuthoritySettings, clock: Clock
+) -> Certifier:
+    certifier = Certifier(
+        settings=settings,
+        clock=clock,
+        authorities=[issuer.certificate for issuer in opened.issuers.values()],
+    )
+    if opened.issuing is not None:
+        key_id = opened.issuing.key_id_hex
+        serials = SerialAllocator(store, key_id, shards=settings.crl_shards)
+        certifier.sign_with(opened.issuing, serials)
+    return certifier

@@ -4,11 +4,10 @@ Nothing here is durable and nothing waits for a subscriber. The audit log is the
 sibling: it is written in the transaction of the fact itself.
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 _log = logging.getLogger("legation.authority")
 
@@ -169,6 +168,37 @@ class HandshakesRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PointStaleSoon:
+    """A point comes near the age that its revocation data may have."""
+
+    agent: str
+    point: str
+    spiffe_id: str
+    policy: str
+    then: str
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointStale:
+    """A point's revocation data is older than it may be."""
+
+    agent: str
+    point: str
+    spiffe_id: str
+    policy: str
+    then: str  # "refuse" or "continue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointFreshAgain:
+    """A point that was stale, or nearly, is up to date."""
+
+    agent: str
+    point: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateNotInForce:
     """A point does not serve the certificate that was issued for it."""
 
@@ -204,6 +234,15 @@ class OCSPResponderCertified:
     issuer: str
     serial: int
     not_after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerMoved:
+    """An issuing CA came, began to sign, or left."""
+
+    issuer: str
+    state: str  # of IssuerState, or "removed"
+    actor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +283,18 @@ class DrillFailed:
     findings: tuple[str, ...]  # "host:port kind outcome"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MisuseSuspected:
+    """Something about a certificate or an identity is odd; `signal` is the number it has."""
+
+    signal: int
+    kind: str  # of legation.authority.misuse.model.Kind
+    severity: str
+    spiffe_id: str
+    serial: int
+    summary: str
+
+
 AuthorityEvent: TypeAlias = (
     Issued
     | TokenIssued
@@ -261,14 +312,19 @@ AuthorityEvent: TypeAlias = (
     | AgentDisconnected
     | FeedWentBack
     | HandshakesRefused
+    | PointStaleSoon
+    | PointStale
+    | PointFreshAgain
     | CertificateNotInForce
     | CertificateInForce
     | ServingCertificateRenewed
     | OCSPResponderCertified
+    | IssuerMoved
     | FeedCompacted
     | Pruned
     | DrillHeld
     | DrillFailed
+    | MisuseSuspected
 )
 Subscriber: TypeAlias = Callable[[AuthorityEvent], None]
 
@@ -291,56 +347,3 @@ class EventBus:
                 subscriber(event)
             except Exception:
                 _log.exception("a subscriber failed on %s", type(event).__name__)
-
-
-class EventLog:
-    """Writes each event through `logging`: its word, and its fields as the record's data."""
-
-    def __init__(self, logger: logging.Logger = _log) -> None:
-        self._logger = logger
-
-    def __call__(self, event: AuthorityEvent) -> None:
-        level = _LEVELS.get(type(event), logging.INFO)
-        if self._logger.isEnabledFor(level):
-            self._logger.log(level, _word(type(event).__name__), extra=_fields(event))
-
-
-_LEVELS = {
-    TokenIssued: logging.DEBUG,
-    Issued: logging.DEBUG,  # thousands a second; the audit log has each of them
-    Refused: logging.WARNING,
-    CRLFailed: logging.WARNING,
-    RevocationAsked: logging.WARNING,
-    FeedWentBack: logging.ERROR,
-    HandshakesRefused: logging.WARNING,
-    CertificateNotInForce: logging.ERROR,
-    DrillFailed: logging.ERROR,
-}
-_MAX_SERIALS = 16  # in one line
-
-
-def _fields(event: AuthorityEvent) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for field in dataclasses.fields(event):
-        value = getattr(event, field.name)
-        if field.name == "serial" and isinstance(value, int):
-            value = format(value, "x")
-        elif field.name == "serials":
-            fields["count"] = len(value)
-            value = [format(serial, "x") for serial in value[:_MAX_SERIALS]]
-        elif isinstance(value, float):
-            value = round(value, 6)
-        # `logging` keeps "message" for the record's own text.
-        fields["detail" if field.name == "message" else field.name] = value
-    return fields
-
-
-def _word(name: str) -> str:
-    """Turn ``CRLPublished`` into ``crl_published``."""
-    letters: list[str] = []
-    for index, letter in enumerate(name):
-        follows = name[index + 1 : index + 2].islower()
-        if letter.isupper() and index and (follows or name[index - 1].islower()):
-            letters.append("_")
-        letters.append(letter.lower())
-    return "".join(letters)

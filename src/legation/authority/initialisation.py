@@ -3,13 +3,14 @@
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.authority.administration.operators import operator_id, operator_order
-from legation.authority.issuing.certifier import Certifier, validity_around
+from legation.authority.issuers.making import issuer_record, make_issuing, make_root
+from legation.authority.issuing.certifier import Certifier
 from legation.authority.issuing.serials import SerialAllocator
 from legation.authority.keystore import (
     FEED_KEY,
@@ -30,7 +31,6 @@ from legation.authority.store import (
     EventDraft,
     InitialState,
     Issuance,
-    IssuerRecord,
     Store,
     StoredCRL,
 )
@@ -41,19 +41,14 @@ from legation.pki import (
     PrivateKey,
     SerialNumber,
     SpiffeID,
-    Subject,
     TrustBundle,
     generate_key,
-    issue_ca,
     key_id,
-    self_sign,
 )
 from legation.wire.feed import FeedSigner, Kind
 
 _REFRESH_HINT_S = 300
-_MAX_COMMON_NAME = 64  # RFC 5280, upper bound ub-common-name
-_ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-_ROOT_INDEX, _ISSUING_INDEX, _OPERATOR_INDEX = 0, 1, 0
+_ISSUING_INDEX, _OPERATOR_INDEX = 1, 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +93,11 @@ async def initialise(
     """
     at = stamp(clock)
     salt = secrets.token_bytes(SALT_SIZE)
-    root = _root(settings, at)
+    root = make_root(settings, at)
     jwt_key = generate_key(settings.jwt_key_algorithm)
     made = _Made(
         root=root,
-        issuing=_issuing(root, settings, at),
+        issuing=make_issuing(root, _ISSUING_INDEX, settings=settings, at=at),
         feed_key=Ed25519PrivateKey.generate(),
         jwt_key=jwt_key,
         administrator=Operator(
@@ -171,8 +166,8 @@ def _initial_state(
             keys.wrap(jwt_key_id, JWT_KEY, made.jwt_key, at=at),
         ),
         issuers=(
-            _issuer_record(root, ROOT_KEY, at),
-            _issuer_record(issuing, ISSUING_KEY, at),
+            issuer_record(root, ROOT_KEY, at),
+            issuer_record(issuing, ISSUING_KEY, at),
         ),
         crls=tuple(crl for crl, _ in lists),
         events=(bundle, *(draft for _, draft in lists)),
@@ -196,44 +191,6 @@ def _initial_state(
     )
 
 
-def _root(settings: AuthoritySettings, at: datetime) -> Issuer:
-    key = generate_key(settings.root_algorithm)
-    issued = self_sign(
-        key,
-        subject=_ca_subject("Root", key, settings),
-        serial=SerialNumber.generate(shard=0, index=_ROOT_INDEX).to_int(),
-        validity=validity_around(
-            at, settings.root_lifetime_s, backdate_s=settings.backdate_s, within=_ALWAYS
-        ),
-    )
-    return Issuer(issued.certificate, key)
-
-
-def _issuing(root: Issuer, settings: AuthoritySettings, at: datetime) -> Issuer:
-    key = generate_key(settings.issuer_algorithm)
-    issued = issue_ca(
-        root,
-        subject=_ca_subject("Issuing CA", key, settings),
-        public_key=key.public_key(),
-        serial=SerialNumber.generate(shard=0, index=_ISSUING_INDEX).to_int(),
-        validity=validity_around(
-            at,
-            settings.issuer_lifetime_s,
-            backdate_s=settings.backdate_s,
-            within=(root.certificate.not_valid_before_utc, root.not_after),
-        ),
-        crl_url=settings.crl_url(root.key_id_hex, 0),
-        issuer_url=settings.issuer_url(root.key_id_hex),
-    )
-    return Issuer(issued.certificate, key, chain=(issued.certificate,))
-
-
-def _ca_subject(kind: str, key: PrivateKey, settings: AuthoritySettings) -> Subject:
-    """Name a CA; the key is in the name, so that no two of them are called the same."""
-    name = f"{kind} {key_id(key.public_key()).hex()[:8]} {settings.trust_domain}"
-    return Subject(spiffe_id=settings.trust_domain.id, common_name=name[:_MAX_COMMON_NAME])
-
-
 def _certified(
     made: _Made,
     operator: FirstOperator,
@@ -243,12 +200,11 @@ def _certified(
     clock: Clock,
 ) -> tuple[Certifier, Issuance]:
     certifier = Certifier(
-        made.issuing,
-        SerialAllocator(store, made.issuing.key_id_hex),
         settings=settings,
         clock=clock,
         authorities=(made.root.certificate, made.issuing.certificate),
     )
+    certifier.sign_with(made.issuing, SerialAllocator(store, made.issuing.key_id_hex))
     order = operator_order(
         made.administrator.spiffe_id,
         CertificateRequest.from_der(operator.csr),
@@ -270,13 +226,3 @@ def _empty_lists(
             first = next_lists(issuer, place[1], (), held=None, at=at, settings=settings)
             lists.append(published(first, settings=settings))
     return lists
-
-
-def _issuer_record(issuer: Issuer, role: str, at: datetime) -> IssuerRecord:
-    return IssuerRecord(
-        key_id=issuer.key_id_hex,
-        role=role,
-        key=issuer.key_id_hex,
-        der=issuer.certificate.public_bytes(Encoding.DER),
-        created_at=at,
-    )

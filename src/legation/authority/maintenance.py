@@ -95,10 +95,16 @@ class Maintenance:
             forgotten += count
             if count < _BATCH:
                 break
-        self._hub.forget_expired(now - _GRACE)
+        await self._forget_revocations(now - _GRACE)
         if forgotten:
             self._events.emit(FeedCompacted(forgotten=forgotten, horizon=horizon))
         return forgotten
+
+    async def _forget_revocations(self, at: datetime) -> None:
+        while True:
+            if not self._hub.forget_expired(at):
+                return
+            await asyncio.sleep(0)  # the others' turn
 
     async def prune(self) -> Pruned:
         """Forget what is due of the inventory, the join tokens and the audit log.

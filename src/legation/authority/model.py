@@ -142,6 +142,8 @@ class RevocationOutcome:
         at: when.
         count: how many certificates were not revoked before.
         key: the fingerprint of the key that is never certified again, or None.
+        issuer: the key id of the issuer that is tainted, or None. What it has signed is not
+            revoked one by one.
     """
 
     revision: int
@@ -150,6 +152,7 @@ class RevocationOutcome:
     at: datetime
     count: int
     key: str | None = None
+    issuer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,16 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from legation.authority.keystore import ISSUING_KEY, KeyEncryptionKey, KeyStore, feed_key
-from legation.authority.store import InitialisationStore, IssuerRecord
+from legation.authority.issuers.making import issuer_of
+from legation.authority.issuers.states import IssuerState
+from legation.authority.keystore import (
+    ISSUING_KEY,
+    ROOT_KEY,
+    KeyEncryptionKey,
+    KeyStore,
+    feed_key,
+)
+from legation.authority.store import InitialisationStore
 from legation.errors import InternalError
 from legation.pki import Issuer, PrivateKey, certificate_from_der
 from legation.wire.feed import FeedSigner
@@ -16,15 +24,15 @@ class OpenedKeys:
     """The authority's keys, in memory.
 
     Attributes:
-        issuers: roots and issuing CAs, by key id.
-        issuing: the one that signs now.
+        issuers: roots and issuing CAs, by key id; `IssuerChanges` adds and removes.
+        issuing: the one that signed when the authority started; None if it may not any more.
         signer: signs the feed.
         private_keys: all of them, by id.
         keystore: wraps new ones.
     """
 
-    issuers: Mapping[str, Issuer] = field(repr=False)
-    issuing: Issuer = field(repr=False)
+    issuers: dict[str, Issuer] = field(repr=False)
+    issuing: Issuer | None = field(repr=False)
     signer: FeedSigner = field(repr=False)
     private_keys: Mapping[str, PrivateKey] = field(repr=False)
     keystore: KeyStore = field(repr=False)
@@ -42,20 +50,20 @@ async def open_keys(store: InitialisationStore, kek: KeyEncryptionKey, salt: byt
     keystore = await asyncio.to_thread(KeyStore, kek, salt)
     keys = keystore.unwrap_all(wrapped)
     records = await store.issuers()
-    issuers = {record.key_id: _issuer(record, keys) for record in records}
+    issuers = {
+        record.key_id: issuer_of(
+            certificate_from_der(record.der), keys[record.key], root=record.role == ROOT_KEY
+        )
+        for record in records
+    }
     issuing = [record for record in records if record.role == ISSUING_KEY]
     if not issuing:
         raise InternalError("this authority has no issuing certificate")
+    signing = [record for record in issuing if record.life.state is IssuerState.ACTIVE]
     return OpenedKeys(
         issuers=issuers,
-        issuing=issuers[issuing[-1].key_id],
+        issuing=issuers[signing[-1].key_id] if signing else None,
         signer=FeedSigner(feed_key(wrapped, keys)),
         private_keys=keys,
         keystore=keystore,
     )
-
-
-def _issuer(record: IssuerRecord, keys: Mapping[str, PrivateKey]) -> Issuer:
-    certificate = certificate_from_der(record.der)
-    chain = (certificate,) if record.role == ISSUING_KEY else ()
-    return Issuer(certificate, keys[record.key], chain=chain)

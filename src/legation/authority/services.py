@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from legation.authority.agents.standing import PointRecord, PointStanding
+from legation.authority.issuers.states import IssuerOverview
+from legation.authority.misuse.model import Signal, SignalState
 from legation.authority.model import (
     Actor,
     AgentRecord,
@@ -27,7 +29,7 @@ from legation.authority.model import (
 )
 from legation.authority.revoking.scopes import BannedKey, RevocationRequest, Scope
 from legation.pki.spiffe_id import SpiffeID
-from legation.policy import AuthorizationPolicy
+from legation.policy import AuthorizationPolicy, StalenessPolicy
 from legation.wire.drill import DrillRecord, DrillReport, DrillSummary
 from legation.wire.feed import Ban, Revocation, WorkloadEntry
 
@@ -77,6 +79,20 @@ class PolicyService(Protocol):
     async def delete(self, name: str, *, actor: Actor) -> None: ...
 
 
+class StalenessService(Protocol):
+    """Staleness policies."""
+
+    def list(self) -> Sequence[StalenessPolicy]: ...
+    def get(self, name: str) -> StalenessPolicy: ...
+    async def put(
+        self, document: Mapping[str, Any], *, actor: Actor
+    ) -> tuple[StalenessPolicy, bool]:
+        """Create or replace; the flag tells whether anything changed."""
+        ...
+
+    async def delete(self, name: str, *, actor: Actor) -> None: ...
+
+
 class CertificateService(Protocol):
     """The inventory."""
 
@@ -114,7 +130,10 @@ class RevocationService(Protocol):
     ) -> RevocationOutcome | RevocationRequest: ...
     async def reject(self, request_id: str, *, actor: Actor) -> RevocationRequest: ...
     async def banned_keys(self) -> Sequence[BannedKey]: ...
-    def revocations(self) -> Sequence[Revocation]: ...
+    async def revocations(self, *, after: str | None, limit: int) -> Sequence[Revocation]:
+        """Return what is revoked and not expired; `after` is where the page before ended."""
+        ...
+
     def bans(self) -> Sequence[Ban]: ...
     async def lift(self, spiffe_id: SpiffeID, *, actor: Actor) -> int:
         """Lift a ban; return the revision."""
@@ -150,6 +169,21 @@ class RotationService(Protocol):
     def in_force(self) -> Sequence[InForceRecord]: ...
 
 
+class IssuerService(Protocol):
+    """Issuing CAs, and how one follows another."""
+
+    async def list(self) -> Sequence[IssuerOverview]: ...
+    async def get(self, key_id: str) -> IssuerOverview: ...
+    async def replace(
+        self, *, rate: float | None, now: bool, dry_run: bool, actor: Actor
+    ) -> IssuerOverview:
+        """Begin to replace the issuer that signs; return the new one."""
+        ...
+
+    async def activate(self, key_id: str, *, now: bool, actor: Actor) -> IssuerOverview: ...
+    async def remove(self, key_id: str, *, actor: Actor) -> IssuerOverview: ...
+
+
 class OperatorService(Protocol):
     """Operators."""
 
@@ -165,11 +199,11 @@ class OperatorService(Protocol):
         ...
 
     async def disable(self, name: str, *, actor: Actor) -> None: ...
-    def authenticate(self, spiffe_id: SpiffeID, serial: int) -> Actor:
+    def authenticate(self, spiffe_id: SpiffeID, serial: int, *, issuer_name: str) -> Actor:
         """Return the actor behind a verified certificate.
 
         Raises:
-            NotAuthenticated: revoked, banned, disabled, or not an operator.
+            NotAuthenticated: revoked, or its issuer is; banned, disabled, or not an operator.
         """
         ...
 
@@ -193,6 +227,27 @@ class DrillService(Protocol):
         ...
 
     async def get(self, drill_id: int) -> DrillRecord: ...
+
+
+class SignalService(Protocol):
+    """Misuse signals."""
+
+    async def list(
+        self, *, state: SignalState | None = None, before: int | None = None, limit: int = 100
+    ) -> Sequence[Signal]:
+        """Return signals, the newest first; `before` is where the page before ended."""
+        ...
+
+    async def get(self, signal_id: int) -> Signal: ...
+    async def dismiss(self, signal_id: int, *, note: str, actor: Actor) -> Signal:
+        """Call a signal ordinary."""
+        ...
+
+    async def respond(
+        self, signal_id: int, *, actor: Actor
+    ) -> tuple[Signal, RevocationOutcome | RevocationRequest]:
+        """Revoke what a signal proposes, or record that a second operator has to agree."""
+        ...
 
 
 class AuditService(Protocol):
@@ -268,13 +323,16 @@ class Services:
     entries: EntryService
     tokens: TokenService
     policies: PolicyService
+    staleness: StalenessService
     certificates: CertificateService
     revocations: RevocationService
     propagation: PropagationService
     rotations: RotationService
+    issuers: IssuerService
     operators: OperatorService
     decoys: DecoyService
     drills: DrillService
+    signals: SignalService
     audit: AuditService
     enrolment: EnrolmentService
     status: StatusService

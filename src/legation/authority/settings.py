@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from legation.config.attestation import NodeAttestation
+from legation.config.misuse import Misuse
 from legation.config.server import ServerConfig, shortest_record
 from legation.errors import InvalidInput
 from legation.pki.keys import KeyAlgorithm
@@ -59,6 +60,7 @@ class AuthoritySettings:
             token, key or pattern; None for any number.
         heartbeat_s: how often an agent hears from an idle authority.
         attestation: what agents may enrol with besides join tokens.
+        misuse: what is taken for misuse.
         renew_expired_within_s: how long after its expiry an agent's own certificate may be
             renewed by the proof of its key; 0 for never.
         max_batch: certificates in one request.
@@ -103,6 +105,7 @@ class AuthoritySettings:
     heartbeat_s: float = 3.0
     renew_expired_within_s: int = 0
     attestation: NodeAttestation = field(default_factory=NodeAttestation)
+    misuse: Misuse = field(default_factory=Misuse)
     max_batch: int = 500
     max_inflight: int = 4000
     root_algorithm: KeyAlgorithm = KeyAlgorithm.P256
@@ -165,6 +168,7 @@ class AuthoritySettings:
             agent_lifetime_s=_seconds(certificates.agent_lifetime),
             operator_lifetime_s=_seconds(certificates.operator_lifetime),
             attestation=config.attestation,
+            misuse=config.misuse,
             renew_expired_within_s=_seconds(config.agents.renew_expired_within),
             crl_validity_s=_seconds(config.crl_validity),
             crl_refresh_s=config.crl_refresh.total_seconds(),

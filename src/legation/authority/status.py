@@ -15,7 +15,7 @@ from legation.authority.revoking.crl_lists import is_root
 from legation.authority.revoking.crl_publisher import CRLPublisher
 from legation.authority.settings import AuthoritySettings
 from legation.clock import Clock, to_rfc3339
-from legation.errors import NotFound
+from legation.errors import NotFound, Unavailable
 from legation.pki import Issuer, TrustBundle
 
 
@@ -34,9 +34,11 @@ class Status:
         clock: Clock,
         store_problem: Callable[[], str | None],
         drill: Callable[[], Mapping[str, Any] | None],
+        signing: Callable[[], Issuer],
     ) -> None:
-        """Tell how the parts given are; `store_problem` says why writes fail, if they do, and
-        `drill` returns the newest drill in brief, if there was one.
+        """Tell how the parts given are; `store_problem` says why writes fail, if they do,
+        `drill` returns the newest drill in brief, if there was one, and `signing` the issuer
+        that signs, or raises.
         """
         self._hub = hub
         self._board = board
@@ -47,6 +49,7 @@ class Status:
         self._clock = clock
         self._store_problem = store_problem
         self._drill = drill
+        self._signing = signing
         self._started_at = clock.now()
         self.running = False
 
@@ -83,11 +86,20 @@ class Status:
         parts = {
             "authority": "ok" if self.running else "not running",
             "store": self._store_problem() or "ok",
-            "issuer": _lasts(min(issuer.not_after for issuer in self._issuers.values()), now),
+            "issuer": self._issuer(now),
             "serving_certificate": _lasts(self._serving.credentials.not_after, now),
             "revocation_lists": "missing" if next_update is None else _lasts(next_update, now),
         }
         return all(state == "ok" for state in parts.values()), parts
+
+    def _issuer(self, now: datetime) -> str:
+        """Return whether certificates can be made: those that leave may be over."""
+        try:
+            signing = self._signing()
+        except Unavailable as error:
+            return error.message
+        roots = [issuer for issuer in self._issuers.values() if is_root(issuer)]
+        return _lasts(min(issuer.not_after for issuer in (signing, *roots)), now)
 
     def bundle_document(self) -> Mapping[str, Any]:
         """Return the SPIFFE bundle document of the trust domain."""

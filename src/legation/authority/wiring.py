@@ -13,8 +13,10 @@ from legation.authority.administration.inventory import Audit, Certificates
 from legation.authority.administration.operators import Operators
 from legation.authority.administration.policies import Policies
 from legation.authority.administration.rotation import Rotations
+from legation.authority.administration.staleness import StalenessPolicies
 from legation.authority.agents.calls import certificate_calls, token_calls
 from legation.authority.agents.expired import ExpiredAgents
+from legation.authority.agents.freshness import FreshnessAlarms
 from legation.authority.agents.http import AgentHTTP
 from legation.authority.agents.peer import AgentGate
 from legation.authority.agents.rotation_calls import expired_calls, superseded_calls
@@ -26,12 +28,16 @@ from legation.authority.data_directory import locked, prepare_directory
 from legation.authority.enrolment import Enrolments, Tokens, Welcome
 from legation.authority.events import EventBus
 from legation.authority.initialisation import FirstOperator, Initialised
+from legation.authority.issuers.changes import Issuers
+from legation.authority.issuers.proof import Proof
+from legation.authority.issuers.steps import IssuerSteps
 from legation.authority.issuing.issuance import IssuanceService
 from legation.authority.issuing.serving import ServingIdentity
 from legation.authority.issuing.superseded import SupersededCertificates
 from legation.authority.jwt import JWTIssuance, JWTKeys
 from legation.authority.keystore import KeyEncryptionKey
 from legation.authority.maintenance import Maintenance
+from legation.authority.misuse.signals import MisuseSignals
 from legation.authority.model import AUTHORITY_PATH
 from legation.authority.ocsp import OCSPResponder, OCSPService, build_responder
 from legation.authority.restoration import Restored, begin_anew
@@ -122,7 +128,7 @@ async def restore(
         try:
             core = await open_core(store, settings, clock=clock, kek=kek)
             return await begin_anew(
-                store, core.secrets.issuers, set_aside=files.set_aside, **core.shared
+                store, core.hub, core.secrets.issuers, set_aside=files.set_aside, **core.shared
             )
         finally:
             await store.close()
@@ -163,12 +169,57 @@ async def _start(
     kek: KeyEncryptionKey,
 ) -> Authority:
     core = await open_core(store, settings, clock=clock, kek=kek)
-    issuers, state = core.secrets.issuers, core.hub.state
     own_name = str(SpiffeID(settings.trust_domain, AUTHORITY_PATH))
+    parts = await _parts(core, own_name)
+    gate = AgentGate(core.hub.state, core.board, settings=settings, clock=clock)
+    ocsp = _ocsp(stack, core, own_name)
+    server = await _sync_server(stack, core, gate, parts.serving, parts.signals)
+    maintenance = Maintenance(core.hub, store, actor=own_name, **core.shared)
+    for name, work in (
+        ("revocation lists", parts.publisher.run),
+        ("own certificate", parts.serving.run),
+        ("keys for JWT-SVIDs", parts.jwt_keys.run),
+        ("maintenance", maintenance.run),
+        ("freshness", FreshnessAlarms(core.board.freshness, core.events).run),
+        ("revocation", parts.revocations.run),
+        ("misuse signals", parts.signals.run),
+        ("issuers", parts.issuers.run),
+    ):
+        run_in_background(stack, name, work)
+    status = _status(stack, core, parts)
+    return Authority(
+        services=_services(core, parts, status, agents_port=server.port),
+        serving=parts.serving,
+        agents=_agent_http(core, gate, parts.jwt_keys, ocsp, parts.revocations),
+        ocsp=None if ocsp is None else ocsp.service,
+        events=core.events,
+        agents_port=server.port,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """Services that others are made of, and that have to be in order before anyone is served."""
+
+    publisher: CRLPublisher
+    issuers: Issuers
+    serving: ServingIdentity
+    operators: Operators
+    drills: Drills
+    jwt_keys: JWTKeys
+    revocations: Revocations
+    rotations: Rotations
+    signals: MisuseSignals
+
+
+async def _parts(core: Core, own_name: str) -> _Parts:
+    store, state = core.store, core.hub.state
     publisher = CRLPublisher(
-        store, issuers, actor=own_name, signer=core.secrets.signer, **core.shared
+        store, core.secrets.issuers, actor=own_name, signer=core.secrets.signer, **core.shared
     )
     await publisher.load()
+    issuers = _issuers(core, publisher)
+    await issuers.begin()  # without an issuer that may sign, nothing else begins
     serving = ServingIdentity(core.certifier, store, state, **core.shared)
     await serving.renew()
     operators = Operators(store, core.certifier, state, **core.shared)
@@ -176,49 +227,61 @@ async def _start(
     drills = Drills(store, **core.shared)
     await drills.load()
     jwt_keys = await _jwt_keys(core, own_name)
-    revocations = Revocations(store, core.hub, own_keys=core.certifier.own_keys, **core.shared)
+    revocations = Revocations(
+        store, core.hub, own_keys=core.certifier.own_keys, tainted=issuers.look, **core.shared
+    )
+    rotations = Rotations(core.hub, store, core.rotations, settings=core.settings, clock=core.clock)
+    issuers.attach(serving=serving, rotations=rotations)
     core.hub.listen(publisher.listen)
     core.hub.listen(serving.listen)
-    gate = AgentGate(state, core.board, settings=settings, clock=clock)
-    ocsp = _ocsp(stack, core, own_name)
-    server = await _sync_server(stack, core, gate, serving)
-    maintenance = Maintenance(core.hub, store, actor=own_name, **core.shared)
-    for name, work in (
-        ("revocation lists", publisher.run),
-        ("own certificate", serving.run),
-        ("keys for JWT-SVIDs", jwt_keys.run),
-        ("maintenance", maintenance.run),
-        ("revocation", revocations.run),
-    ):
-        run_in_background(stack, name, work)
-    status = _status(stack, core, publisher, serving, drills)
-    return Authority(
-        services=_services(core, status, operators, drills, revocations, agents_port=server.port),
+    signals = MisuseSignals(store, state, revocations, **core.shared)
+    await signals.load()
+    return _Parts(
+        publisher=publisher,
+        issuers=issuers,
         serving=serving,
-        agents=_agent_http(core, gate, jwt_keys, ocsp, revocations),
-        ocsp=None if ocsp is None else ocsp.service,
-        events=core.events,
-        agents_port=server.port,
+        operators=operators,
+        drills=drills,
+        jwt_keys=jwt_keys,
+        revocations=revocations,
+        rotations=rotations,
+        signals=signals,
     )
 
 
-def _status(
-    stack: contextlib.AsyncExitStack,
-    core: Core,
-    publisher: CRLPublisher,
-    serving: ServingIdentity,
-    drills: Drills,
-) -> Status:
+def _issuers(core: Core, publisher: CRLPublisher) -> Issuers:
+    proof = Proof(core.store, core.hub, core.board, core.rotations, settings=core.settings)
+    steps = IssuerSteps(
+        core.store,
+        proof,
+        core.hub,
+        core.secrets,
+        certifier=core.certifier,
+        publisher=publisher,
+        **core.shared,
+    )
+    return Issuers(
+        core.store,
+        steps,
+        proof,
+        core.certifier,
+        clock=core.clock,
+        actor=SpiffeID(core.settings.trust_domain, AUTHORITY_PATH),
+    )
+
+
+def _status(stack: contextlib.AsyncExitStack, core: Core, parts: _Parts) -> Status:
     status = Status(
         core.hub,
         core.board,
-        publisher,
-        serving,
+        parts.publisher,
+        parts.serving,
         core.secrets.issuers,
         settings=core.settings,
         clock=core.clock,
         store_problem=lambda: core.store.problem,
-        drill=drills.indicator,
+        drill=parts.drills.indicator,
+        signing=lambda: core.certifier.issuer,
     )
     status.running = True
     stack.callback(setattr, status, "running", False)
@@ -268,9 +331,13 @@ async def _jwt_keys(core: Core, actor: str) -> JWTKeys:
 
 
 async def _sync_server(
-    stack: contextlib.AsyncExitStack, core: Core, gate: AgentGate, serving: ServingIdentity
+    stack: contextlib.AsyncExitStack,
+    core: Core,
+    gate: AgentGate,
+    serving: ServingIdentity,
+    signals: MisuseSignals,
 ) -> SyncServer:
-    api = SyncAPI(gate, core.hub, core.board, rotations=core.rotations, **core.shared)
+    api = SyncAPI(gate, core.hub, core.board, rotations=core.rotations, seen=signals, **core.shared)
     core.hub.listen(api.listen)
     server = SyncServer(api, serving, settings=core.settings)
     await server.start()
@@ -278,27 +345,22 @@ async def _sync_server(
     return server
 
 
-def _services(
-    core: Core,
-    status: Status,
-    operators: Operators,
-    drills: Drills,
-    revocations: Revocations,
-    *,
-    agents_port: int,
-) -> Services:
+def _services(core: Core, parts: _Parts, status: Status, *, agents_port: int) -> Services:
     store, hub, certifier = core.store, core.hub, core.certifier
     return Services(
         entries=Entries(hub, store, settings=core.settings, clock=core.clock),
         tokens=Tokens(store, hub.state, settings=core.settings, clock=core.clock),
         policies=Policies(hub, store, clock=core.clock),
+        staleness=StalenessPolicies(hub, store, clock=core.clock),
         certificates=Certificates(store, clock=core.clock),
-        revocations=revocations,
+        revocations=parts.revocations,
         propagation=core.board,
-        rotations=Rotations(hub, store, core.rotations, settings=core.settings, clock=core.clock),
-        operators=operators,
+        rotations=parts.rotations,
+        issuers=parts.issuers,
+        operators=parts.operators,
         decoys=Decoys(certifier, store, **core.shared),
-        drills=drills,
+        drills=parts.drills,
+        signals=parts.signals,
         audit=Audit(store),
         enrolment=Enrolments(
             store,

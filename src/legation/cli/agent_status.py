@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from legation.cli.output import Column, show_list, show_one
+from legation.cli.output import Column, Row, show_list, show_one
 from legation.errors import NotPermitted, TimedOut, Unavailable
 
 _IDENTITIES: tuple[Column, ...] = (
@@ -18,11 +18,22 @@ _IDENTITIES: tuple[Column, ...] = (
     ("failures", "failures"),
     ("problem", "problem"),
 )
+
+
+def _freshness(row: Row) -> str:
+    found = row["freshness"]
+    if found is None:
+        return ""
+    words: str = found["state"].replace("_", " ")
+    return f"{words}, {found['left_s']:.0f} s left" if found["left_s"] else words
+
+
 _POINTS: tuple[Column, ...] = (
     ("enforcement point", "id"),
     ("kind", "kind"),
     ("spiffe id", "spiffe_id"),
     ("revision", "revision"),
+    ("freshness", _freshness),
     ("notes", "notes"),
 )
 _REFUSALS: tuple[Column, ...] = (

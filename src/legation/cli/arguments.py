@@ -91,6 +91,21 @@ def agent_id(name: str, trust_domain: str) -> str:
     return str(SpiffeID.parse(whole))
 
 
+def agents_id(name: str, trust_domain: str) -> str:
+    """Return the same for `name`, or for a pattern of such names, which ends in ``*``.
+
+    Raises:
+        InvalidInput: neither a name nor a pattern.
+    """
+    from legation.wire.feed.delegation import example_of, is_pattern
+
+    if not is_pattern(name):
+        return agent_id(name, trust_domain)
+    whole = name if "://" in name else f"spiffe://{trust_domain}{AGENT_PREFIX}{name}"
+    example_of(whole)
+    return whole
+
+
 def read_input(name: str) -> bytes:
     """Read a file, or stdin for ``-``; at most 4 MiB.
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from legation.cli.arguments import DURATION, SPIFFE_ID, agent_id
+from legation.cli.arguments import DURATION, SPIFFE_ID, agents_id
 from legation.cli.connection import Connection, connection_options
 from legation.cli.lazy import Group
 from legation.cli.output import Column, note, output_option, show_list, show_one
@@ -48,6 +48,7 @@ _FIELDS = {
     "key_algorithm": "key_algorithm",
     "owner": "owner",
     "mtls": "mtls",
+    "must_staple": "must_staple",
 }
 
 
@@ -58,7 +59,7 @@ def _given_fields(options: Mapping[str, Any], *, trust_domain: str) -> dict[str,
         if value is not None and value != ():
             fields[_FIELDS[option]] = list(value) if isinstance(value, tuple) else value
     if "agents" in fields:
-        fields["agents"] = [agent_id(name, trust_domain) for name in fields["agents"]]
+        fields["agents"] = [agents_id(name, trust_domain) for name in fields["agents"]]
     return fields
 
 
@@ -68,7 +69,7 @@ def _entry_options(*, required: bool) -> Callable[[_Command], _Command]:
         click.option("--selector", multiple=True, required=required, metavar="TYPE:NAME:VALUE",
                      help="What the workload must show; all of them.  [repeatable]"),
         click.option("--agent", multiple=True, required=required, metavar="NAME|SPIFFE-ID",
-                     help="An agent that may serve it.  [repeatable]"),
+                     help="An agent that may serve it; 'NAME__*' for many.  [repeatable]"),
         click.option("--dns-name", multiple=True, help="A DNS name as well.  [repeatable]"),
         click.option("--common-name", help="Subject of its certificates, for who reads it."),
         click.option("--lifetime", type=DURATION, help="Of its certificates: 90s, 30m, 1h."),
@@ -76,6 +77,8 @@ def _entry_options(*, required: bool) -> Callable[[_Command], _Command]:
         click.option("--owner", help="Who to ask about it."),
         click.option("--mtls", type=click.Choice(["strict", "permissive"]),
                      help="What its inbound proxies accept."),
+        click.option("--must-staple/--no-must-staple", default=None,
+                     help="Whether its servers have to staple an OCSP response."),
     )  # fmt: skip
 
     def decorate(command: _Command) -> _Command:

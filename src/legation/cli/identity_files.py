@@ -42,9 +42,7 @@ class IdentityFiles:
 
     def __init__(self, directory: Path | None) -> None:
         if directory is None:
-            place = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
-            self._directory = Path(tempfile.mkdtemp(prefix="legation-", dir=place))
-            self._ours = True
+            self._directory, self._ours = directory_in_memory("legation-"), True
         else:
             self._ours = not directory.exists()
             make_private_directory(directory)
@@ -98,6 +96,12 @@ class IdentityFiles:
         if self._ours:
             with contextlib.suppress(OSError):
                 self._directory.rmdir()
+
+
+def directory_in_memory(prefix: str) -> Path:
+    """Make a new directory of mode 0700, in memory where the system has that."""
+    place = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=place))
 
 
 def contents_of(view: TrustView) -> Mapping[str, bytes]:

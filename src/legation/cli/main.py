@@ -41,6 +41,11 @@ _SECTIONS = (
             ("entry", "legation.cli.entry:entry", "Say which workload gets which identity."),
             ("token", "legation.cli.token:token", "Let new agents join."),
             ("policy", "legation.cli.policy:policy", "Say who may call whom."),
+            (
+                "staleness",
+                "legation.cli.staleness:staleness",
+                "Say how long a service may run without news, and what it does then.",
+            ),
             ("operator", "legation.cli.operator:operator", "Say who may administer."),
             (
                 "revoke",
@@ -56,6 +61,11 @@ _SECTIONS = (
                 "rotate",
                 "legation.cli.rotate:rotate",
                 "Replace certificates and keys before their time.",
+            ),
+            (
+                "issuer",
+                "legation.cli.issuer:issuer",
+                "See which CA signs, and replace it.",
             ),
             (
                 "drill",
@@ -76,6 +86,11 @@ _SECTIONS = (
                 "propagation",
                 "legation.cli.propagation:propagation",
                 "Show which enforcement point has what in force, and who lags.",
+            ),
+            (
+                "signal",
+                "legation.cli.signal:signal",
+                "See what looks like misuse, and answer it.",
             ),
             ("certificate", "legation.cli.certificate:certificate", "Read and check certificates."),
             ("jwt", "legation.cli.jwt:jwt", "Fetch and check JWT-SVIDs."),

@@ -1,17 +1,18 @@
 """Policies from files, folders and stdin."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from legation.cli.arguments import read_input
 from legation.config.yaml_documents import YAMLDocument, load_documents
 from legation.errors import InvalidInput
-from legation.policy import AuthorizationPolicy
+from legation.policy import AuthorizationPolicy, StalenessPolicy
 
 STDIN = "-"
+P = TypeVar("P", AuthorizationPolicy, StalenessPolicy)
 
 
 def read_policies(names: tuple[str, ...]) -> list[AuthorizationPolicy]:
@@ -22,11 +23,20 @@ def read_policies(names: tuple[str, ...]) -> list[AuthorizationPolicy]:
         InvalidInput: not YAML, not a policy, or two policies of one name; the message
             begins with file and line.
     """
-    policies: dict[str, AuthorizationPolicy] = {}
+    return _read(names, AuthorizationPolicy.from_document)
+
+
+def read_staleness(names: tuple[str, ...]) -> list[StalenessPolicy]:
+    """Read all staleness policies, as `read_policies` reads the others."""
+    return _read(names, StalenessPolicy.from_document)
+
+
+def _read(names: tuple[str, ...], read: Callable[[object], P]) -> list[P]:
+    policies: dict[str, P] = {}
     places: dict[str, str] = {}
     for document in _documents(names):
         with document.located():
-            policy = AuthorizationPolicy.from_document(document)
+            policy = read(document)
         if policy.name in policies:
             raise InvalidInput(
                 f"{document.place('metadata.name')}: "

@@ -1,5 +1,6 @@
 """Runs a program with an identity beside it, and stands out of its way."""
 
+import contextlib
 import logging
 import os
 import select
@@ -9,10 +10,16 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from legation.cli.configured import Flags
 from legation.cli.identity_files import IdentityFiles
+from legation.config.secret_files import JOIN_TOKEN_VARIABLE
 from legation.errors import LegationError
 from legation.sdk import Change, X509Source
+
+if TYPE_CHECKING:
+    from legation.cli.own_agent import OwnAgent
 
 ENDPOINT = "SPIFFE_ENDPOINT_SOCKET"
 DEFAULT_SOCKET = Path("/run/legation/agent.sock")
@@ -43,6 +50,7 @@ class ProgramRun:
         signal_name: sent to the program when they change, or None.
         on_rotate: a command line to run when they change, or None.
         wait_s: how long the first identity may take.
+        agent: configuration of an agent of its own, by key; None to use the one at `socket`.
     """
 
     argv: tuple[str, ...]
@@ -52,6 +60,7 @@ class ProgramRun:
     signal_name: str | None = None
     on_rotate: str | None = None
     wait_s: float = 30.0
+    agent: Flags | None = None
 
 
 def run_program(request: ProgramRun, *, environment: Mapping[str, str] | None = None) -> int:
@@ -64,27 +73,49 @@ def run_program(request: ProgramRun, *, environment: Mapping[str, str] | None = 
         LegationError: there is no identity, or the files cannot be written.
     """
     variables = os.environ if environment is None else environment  # noqa: TID251 - read here
-    endpoint = _endpoint(request.socket, variables)
     # Blocked before any other thread is there, so that none of them takes a signal away.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED | {signal.SIGCHLD})
     try:
-        with X509Source(endpoint, spiffe_id=request.spiffe_id, name="legation run") as source:
-            source.wait_ready(request.wait_s)
+        with contextlib.ExitStack() as stack:
+            source, endpoint = _source(stack, request, variables)
             files = IdentityFiles(request.directory)
-            try:
-                view = source.view()
-                files.write(view)
-                given = {
-                    **variables,
-                    **files.variables(),
-                    ENDPOINT: endpoint,
-                    "LEGATION_SPIFFE_ID": str(view.svid.spiffe_id),
-                }
-                return _run(request, given, source, files)
-            finally:
-                files.remove()
+            stack.callback(files.remove)
+            view = source.view()
+            files.write(view)
+            given = {
+                # A join token is spent, or another's; it is none of the program's business.
+                **{key: text for key, text in variables.items() if key != JOIN_TOKEN_VARIABLE},
+                **files.variables(),
+                ENDPOINT: endpoint,
+                "LEGATION_SPIFFE_ID": str(view.svid.spiffe_id),
+            }
+            return _run(request, given, source, files)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _source(
+    stack: contextlib.ExitStack, request: ProgramRun, environment: Mapping[str, str]
+) -> tuple[X509Source, str]:
+    """Return a source with an identity, and where it comes from."""
+    own = None if request.agent is None else _own_agent(stack, request.agent)
+    endpoint = _endpoint(own.socket if own else request.socket, environment)
+    source = stack.enter_context(
+        X509Source(endpoint, spiffe_id=request.spiffe_id, name="legation run")
+    )
+    try:
+        source.wait_ready(request.wait_s)
+    except LegationError as error:
+        raise (own.explained(error) if own else error) from None
+    return source, endpoint
+
+
+def _own_agent(stack: contextlib.ExitStack, flags: Flags) -> "OwnAgent":
+    """Start an agent for as long as `stack`."""
+    # A whole agent takes longer to import than everything else here.
+    from legation.cli.own_agent import OwnAgent
+
+    return stack.enter_context(OwnAgent(flags))
 
 
 def _run(

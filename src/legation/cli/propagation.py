@@ -17,6 +17,16 @@ def _behind(row: Row) -> str:
     return f"{row['lag']} for {row['lag_s']:.0f} s" if row["lag"] else ""
 
 
+def _freshness(row: Row) -> str:
+    found = row["freshness"]
+    if found is None:
+        return ""
+    words: str = found["state"].replace("_", " ")
+    if found["state"] in {"fresh", "stale_soon"}:
+        words += f", {found['left_s']:.0f} s left, then {found['then']}"
+    return words
+
+
 _BOARD: tuple[Column, ...] = (
     ("enforcement point", "id"),
     ("kind", "kind"),
@@ -25,6 +35,7 @@ _BOARD: tuple[Column, ...] = (
     ("standing", "standing"),
     ("revision", "revision"),
     ("behind", _behind),
+    ("freshness", _freshness),
     ("last contact", "last_contact"),
     ("capabilities", "capabilities"),
 )
@@ -40,6 +51,8 @@ _BOARD: tuple[Column, ...] = (
 
     connected: up to date. late: its agent is there and it does not follow; look at the point.
     unreachable: its agent is not there; look at the node. left: taken away, in the last hour.
+    stale soon, stale refusing, stale continuing: near the bound of its staleness policy, or past
+    it (legation staleness list).
     With REVISION the exit status is 7 when a connected point does not have it.
     """,
 )
@@ -75,7 +88,9 @@ def _changed(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[
 
 
 def _said(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("standing", "revision", "capabilities", "notes"))
+    freshness = row["freshness"] and row["freshness"]["state"]
+    said = (row[name] for name in ("standing", "revision", "capabilities", "notes"))
+    return freshness, *said
 
 
 def _reached(client: Any, revision: int, *, wait_s: float, silence_s: float, output: str) -> None:

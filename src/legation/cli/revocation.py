@@ -8,7 +8,7 @@ from legation.cli.arguments import SERIAL, SPIFFE_ID, agent_id
 from legation.cli.connection import Connection, connection_options
 from legation.cli.lazy import Command, Group
 from legation.cli.output import Column, note, output_option, show_list
-from legation.cli.revoke import follow, tell
+from legation.cli.revoke import follow, follow_removal, tell
 
 _REVOKED: tuple[Column, ...] = (
     ("serial", "serial"),
@@ -158,6 +158,7 @@ def approve(
             tell(outcome)
         follow(client, outcome, wait_s=wait_s if wait else None,
                silence_s=wait_s + connection.timeout_s, output=output)  # fmt: skip
+    follow_removal(connection, outcome, wait_s=wait_s if wait else None)
 
 
 @revocation.command()

@@ -44,6 +44,7 @@ _POINTS: tuple[Column, ...] = (
       legation revoke --identity spiffe://example.org/api --no-ban     (a new key may come)
       legation revoke --agent node-1 --reason keyCompromise --dry-run
       legation revoke --key leaked.pem --wait
+      legation revoke --issuer 5f0c3a9be27d4410c1a0b3f4e5d6c7b8a9908172 --dry-run
       legation revoke --identity 'spiffe://example.org/ns/prod/*' \\
           --issued-before 2026-01-31T12:00:00Z
 
@@ -74,13 +75,24 @@ _POINTS: tuple[Column, ...] = (
     help="Revoke everything with this key, or that of a certificate, for ever.",
 )
 @click.option(
+    "--issuer",
+    metavar="KEYID",
+    help="Let this issuing CA sign nothing more, re-issue what it has signed, then revoke it.",
+)
+@click.option(
+    "--at-once",
+    is_flag=True,
+    help="With --issuer: revoke it as soon as another signs, whoever still needs it.",
+)
+@click.option(
     "--issued-before", type=MOMENT, metavar="TIME", help="Only what was issued before; bans nobody."
 )
 @click.option(
     "--reason",
     type=click.Choice(REASONS),
     metavar="REASON",
-    help=f"Why: {', '.join(REASONS)}.  [default: unspecified; of --key keyCompromise]",
+    help=f"Why: {', '.join(REASONS)}.  "
+    "[default: unspecified; of --key keyCompromise, of --issuer cACompromise]",
 )
 @click.option(
     "--ban/--no-ban",
@@ -114,6 +126,7 @@ def revoke(
             tell(outcome)
         follow(client, outcome, wait_s=wait_s if wait else None,
                silence_s=wait_s + connection.timeout_s, output=output)  # fmt: skip
+    follow_removal(connection, outcome, wait_s=wait_s if wait else None)
 
 
 def follow(
@@ -129,6 +142,9 @@ def follow(
     summary = None
     request = outcome.get("request") or {}
     pending = request.get("state") == "pending"
+    # An issuer's certificates are refused once it is removed, and not one by one.
+    if outcome["issuer"] is not None:
+        wait_s = None
     # A revocation that goes on in batches has no last revision yet.
     if wait_s is not None and not pending and outcome["revision"] is not None:
         revision = str(outcome["revision"])
@@ -150,10 +166,24 @@ def follow(
         _judge(summary)
 
 
+def follow_removal(
+    connection: Connection, outcome: dict[str, Any], *, wait_s: float | None
+) -> None:
+    """Wait, unless `wait_s` is None, until an issuer that was revoked is removed."""
+    if wait_s is not None and outcome["issuer"] is not None:
+        from legation.cli.issuer import follow as follow_issuer
+
+        follow_issuer(connection, None, wait_s=wait_s)
+
+
 def tell(outcome: dict[str, Any]) -> None:
     """Say on stderr what a revocation did."""
     if (outcome.get("request") or {}).get("state") == "pending":
         note("nothing is revoked yet")
+        return
+    if outcome["issuer"] is not None:
+        note(f"the issuer {outcome['issuer']} signs nothing more; what it has signed is re-issued, "
+             "and it is removed when nobody needs it: legation issuer list")  # fmt: skip
         return
     count = outcome["count"]
     note(f"{count} {'certificate' if count == 1 else 'certificates'} revoked, "
@@ -165,10 +195,12 @@ def tell(outcome: dict[str, Any]) -> None:
 
 
 def _require_one(given: dict[str, Any]) -> None:
-    names = ("serial", "identity", "agent", "join_token", "key")
+    names = ("serial", "identity", "agent", "join_token", "key", "issuer")
     if sum(given[name] is not None for name in names) != 1:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
         raise click.UsageError(f"give one of {options}")
+    if given["at_once"] and given["issuer"] is None:
+        raise click.UsageError("--at-once goes with --issuer")
     if given["issued_before"] is not None and given["identity"] is None:
         raise click.UsageError("--issued-before goes with --identity")
     if given["identity"] and "*" in given["identity"] and given["issued_before"] is None:
@@ -176,21 +208,24 @@ def _require_one(given: dict[str, Any]) -> None:
 
 
 def _body(client: Any, given: dict[str, Any]) -> dict[str, Any]:
-    body: dict[str, Any] = {"reason": given["reason"]} if given["reason"] else {}
     if given["serial"]:
-        return {**body, "serial": given["serial"]}
-    if given["agent"]:
-        return {**body, "agent": agent_id(given["agent"], client.trust_domain)}
-    if given["join_token"]:
-        return {**body, "join_token": given["join_token"]}
-    if given["key"]:
-        return {**body, "key": _fingerprint(client, given["key"])}
-    if given["issued_before"]:
+        body: dict[str, Any] = {"serial": given["serial"]}
+    elif given["agent"]:
+        body = {"agent": agent_id(given["agent"], client.trust_domain)}
+    elif given["join_token"]:
+        body = {"join_token": given["join_token"]}
+    elif given["key"]:
+        body = {"key": _fingerprint(client, given["key"])}
+    elif given["issuer"]:
+        body = {"issuer": given["issuer"].lower(), "at_once": given["at_once"]}
+    elif given["issued_before"]:
         before = to_rfc3339(given["issued_before"])
-        return {**body, "pattern": given["identity"], "issued_before": before}
-    from legation.pki.spiffe_id import SpiffeID
+        body = {"pattern": given["identity"], "issued_before": before}
+    else:
+        from legation.pki.spiffe_id import SpiffeID
 
-    return {**body, "spiffe_id": str(SpiffeID.parse(given["identity"])), "ban": given["ban"]}
+        body = {"spiffe_id": str(SpiffeID.parse(given["identity"])), "ban": given["ban"]}
+    return {**body, "reason": given["reason"]} if given["reason"] else body
 
 
 def _fingerprint(client: Any, key: str) -> str:

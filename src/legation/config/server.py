@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from legation.config.attestation import NodeAttestation
+from legation.config.misuse import Misuse
 from legation.config.values import (
     Address,
     CredentialName,
@@ -195,7 +196,8 @@ class Revocation(Section):
     Attributes:
         second_operator_above: certificates that a revocation by agent, join token, key or pattern
             may hit before another administrator has to agree to it; `never` where there is only
-            one. Recalling every workload of the trust domain asks for it at any number.
+            one. Recalling every workload of the trust domain asks for it at any number, and so
+            does revoking an issuer.
     """
 
     second_operator_above: Annotated[int, Field(ge=0)] | Literal["never"] = 100
@@ -246,6 +248,7 @@ class ServerConfig(Section):
     jwt: JWT = JWT()
     revocation: Revocation = Revocation()
     retention: Retention = Retention()
+    misuse: Misuse = Misuse()
     log: Log = Log()
 
     @property

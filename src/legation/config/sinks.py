@@ -77,6 +77,10 @@ class SinkFiles(Section):
         combined: chain, then key, in one PEM file.
         bundle: the roots of the trust domain, PEM: whom to trust as a client's issuer.
         crl: the revocation lists of every issuer, root included, PEM.
+        revoked: what those lists name, a line `SERIAL 1;` each with the serial number in
+            hexadecimal: a map, for HAProxy and nginx to look up on each request.
+        ocsp_staple: the OCSP response about the certificate, DER, for the server to staple; one
+            that says "try later" while there is none.
         pkcs12: key and chain for Java, PKCS #12, encrypted with `pkcs12_password_file`.
         pkcs12_password_file: file with that password; its first line counts.
     """
@@ -86,6 +90,8 @@ class SinkFiles(Section):
     combined: FileName | None = None
     bundle: FileName | None = None
     crl: FileName | None = None
+    revoked: FileName | None = None
+    ocsp_staple: FileName | None = None
     pkcs12: FileName | None = None
     pkcs12_password_file: AbsolutePath | None = None
 
@@ -98,6 +104,8 @@ class SinkFiles(Section):
             raise ValueError("chain and key, combined or pkcs12 is needed: nothing names a key")
         if bool(self.pkcs12) != bool(self.pkcs12_password_file):
             raise ValueError("pkcs12 and pkcs12_password_file go together")
+        if self.revoked and not self.crl:
+            raise ValueError("revoked says what the lists of crl name, and goes with it")
         return self
 
     @property
@@ -168,11 +176,36 @@ class ReloadHAProxy(Section):
     Attributes:
         socket: of `stats socket … level admin`.
         master_socket: of `haproxy -W -S …`, for what this HAProxy cannot do at runtime.
+        table: the stick table in which HAProxy keeps whose each open connection is, so that
+            those of revoked peers can be ended; None where it keeps none.
     """
 
     kind: Literal["haproxy"]
     socket: AbsolutePath = Path("/run/haproxy/admin.sock")
     master_socket: AbsolutePath | None = None
+    table: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] | None = None
+
+
+class PostgreSQLSessions(Section):
+    """How the agent ends open sessions: as a role of its own, over the Unix socket.
+
+    The password, where one is needed, is in libpq's password file and nowhere else.
+
+    Attributes:
+        socket_directory: `unix_socket_directories` of the server.
+        port: part of the socket's name.
+        role: has the roles `pg_read_all_stats` and `pg_signal_backend`.
+        database: to connect to; none of its contents is looked at.
+        password_file: in libpq's format, or None for peer authentication.
+        psql: PostgreSQL's own client.
+    """
+
+    socket_directory: AbsolutePath = Path("/run/postgresql")
+    port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    role: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,63}$")] = "legation"
+    database: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f=:/]{1,63}$")] = "postgres"
+    password_file: AbsolutePath | None = None
+    psql: AbsolutePath = Path("/usr/bin/psql")
 
 
 class ReloadPostgreSQL(Section):
@@ -180,10 +213,12 @@ class ReloadPostgreSQL(Section):
 
     Attributes:
         data_directory: where postmaster.pid is.
+        sessions: how to end those of revoked clients; None to let them go on.
     """
 
     kind: Literal["postgresql"]
     data_directory: AbsolutePath
+    sessions: PostgreSQLSessions | None = None
 
 
 class ReloadRedis(Section):
@@ -267,6 +302,15 @@ class Sink(Section):
                 raise ValueError("Redis needs files.chain, files.key and files.bundle")
         if isinstance(reload, ReloadHAProxy) and not files.combined:
             raise ValueError("HAProxy needs files.combined")
+        if isinstance(reload, ReloadHAProxy) and files.ocsp_staple not in {
+            None,
+            f"{files.combined}.ocsp",
+        }:
+            raise ValueError("HAProxy looks for files.ocsp_staple beside files.combined, as .ocsp")
+        if isinstance(reload, ReloadHAProxy) and reload.table and not files.revoked:
+            raise ValueError("table ends connections, and files.revoked keeps them ended")
+        if isinstance(reload, ReloadPostgreSQL) and reload.sessions and not files.crl:
+            raise ValueError("sessions ends what files.crl refuses; name that file")
         return self
 
     @property

@@ -226,12 +226,21 @@ def _port_of(flag: str) -> int:
 
 def _write_toml(path: Path, tables: Mapping[str, Any]) -> Path:
     plain = {key: value for key, value in tables.items() if not isinstance(value, Mapping)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
+    lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
     for name, table in tables.items():
         if isinstance(table, Mapping):
             lines += [
                 f"[{name}]",
-                *(f"{key} = {json.dumps(value)}" for key, value in table.items()),
+                *(f"{key} = {_toml(value)}" for key, value in table.items()),
             ]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def _toml(value: Any) -> str:
+    """Write a value in one line; TOML's strings and numbers are JSON's, its tables are not."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key} = {_toml(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)

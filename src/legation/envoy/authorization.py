@@ -7,6 +7,7 @@ connections with the next request, and drains nobody.
 from collections.abc import Iterable
 from typing import Any
 
+from legation.causes import Cause
 from legation.envoy import type_urls
 from legation.envoy.revocation import RevokedPeers, matcher
 from legation.policy import AuthorizationPolicy, compile_rbac
@@ -31,12 +32,20 @@ def filters(
     target: str,
     *,
     tcp: bool,
+    stale: str = "",
 ) -> list[dict[str, Any]]:
-    """Build the filters for calls to `target`, in the order in which they run."""
+    """Build the filters for calls to `target`, in the order in which they run.
+
+    With the name of a staleness policy in `stale` the second refuses everyone.
+    """
     compiled = compile_rbac(policies, target, protocol="tcp" if tcp else "http")
+    deny, shadow = compiled.deny, compiled.deny["rules"]
+    if stale:
+        deny = {**deny, "rules": _everyone(str(Cause.REVOCATION_DATA_STALE))}
+        shadow = _everyone(stale)
     configs = {
-        REVOKED: _revoked(peers, compiled.deny["rules"], tcp=tcp),
-        POLICY_DENY: compiled.deny,
+        REVOKED: _revoked(peers, shadow, tcp=tcp),
+        POLICY_DENY: deny,
         POLICY_ALLOW: compiled.allow,
     }
     kind = type_urls.NETWORK_RBAC if tcp else type_urls.HTTP_RBAC
@@ -46,12 +55,18 @@ def filters(
     ]
 
 
+def _everyone(name: str) -> dict[str, Any]:
+    rule = {"permissions": [{"any": True}], "principals": [{"any": True}]}
+    return {"action": "DENY", "policies": {name: rule}}
+
+
 def _revoked(peers: RevokedPeers, deny_rules: dict[str, Any], *, tcp: bool) -> dict[str, Any]:
     """Build the first filter.
 
     When a DENY policy refuses a request, Envoy writes the refusal before it writes down which
     policy it was, and the refusal is to name it. So this filter, which comes earlier,
     evaluates the same rules in shadow, if there are any.
+    The name of a staleness policy is told in the same way.
     """
     if tcp:
         return {"stat_prefix": _REVOKED_PREFIX, "matcher": matcher(peers, tcp=tcp)}

@@ -7,12 +7,14 @@ from legation.envoy import type_urls
 from legation.envoy.access_log import (
     CAUSE_HEADER,
     POLICY_HEADER,
+    STREAM_INTERVAL_MS,
     refused_request_log,
+    stream_log,
     upstream_log,
 )
 from legation.envoy.authorization import FORESEEN_PREFIX, POLICY_ALLOW, POLICY_DENY, REVOKED
 from legation.envoy.clusters import app_cluster_name, upstream_cluster_name
-from legation.envoy.revocation import SERIAL_STATE_KEY
+from legation.envoy.revocation import ISSUER_STATE_KEY, SERIAL_STATE_KEY
 from legation.envoy.spec import Inbound, Outbound
 from legation.policy import DEFAULT_DENY
 
@@ -54,7 +56,8 @@ def inbound_manager(inbound: Inbound, *, authenticated: bool) -> dict[str, Any]:
             "use_remote_address": True,
             "internal_address_config": {"cidr_ranges": [_NO_ADDRESS]},
             "local_reply_config": {"mappers": _refusals()},
-            "access_log": [refused_request_log(_details_contain(_RBAC_DETAILS))],
+            "access_log": [refused_request_log(_details_contain(_RBAC_DETAILS)), stream_log()],
+            "access_log_options": {"access_log_flush_interval": f"{STREAM_INTERVAL_MS / 1000}s"},
         },
     )
 
@@ -121,19 +124,22 @@ def _routes(cluster: str) -> dict[str, Any]:
 
 
 def _peer_serial() -> dict[str, Any]:
-    """Keep the serial number of the peer's certificate where a matcher can see it."""
+    """Keep serial number and issuer of the peer's certificate where a matcher can see them."""
+    seen = {
+        SERIAL_STATE_KEY: "%DOWNSTREAM_PEER_SERIAL%",
+        ISSUER_STATE_KEY: "%DOWNSTREAM_PEER_ISSUER%",
+    }
     return {
         "name": "peer-serial",
         "typed_config": {
             "@type": type_urls.HTTP_SET_FILTER_STATE,
             "on_request_headers": [
                 {
-                    "object_key": SERIAL_STATE_KEY,
+                    "object_key": key,
                     "factory_key": "envoy.string",
-                    "format_string": {
-                        "text_format_source": {"inline_string": "%DOWNSTREAM_PEER_SERIAL%"}
-                    },
+                    "format_string": {"text_format_source": {"inline_string": text}},
                 }
+                for key, text in seen.items()
             ],
         },
     }
@@ -153,21 +159,28 @@ def _refusals() -> list[dict[str, Any]]:
     """Say in each refusal why: the cause, and the policy that decided.
 
     The details of the response carry the name of what matched, which for a revoked peer is
-    the cause. The name of a DENY policy comes from `authorization`'s shadow evaluation.
+    the cause. The name of a DENY policy, or of the staleness policy, comes from
+    `authorization`'s shadow evaluation.
     """
     revoked = [
         _refusal(_details_contain(f"[{cause}]"), str(cause))
         for cause in (Cause.CERTIFICATE_REVOKED, Cause.IDENTITY_BANNED)
     ]
+    foreseen = f"%DYNAMIC_METADATA({_RBAC_NAMESPACE}:{FORESEEN_PREFIX}{_SHADOW_DECIDED})%"
+    stale = _refusal(
+        _details_contain(f"[{Cause.REVOCATION_DATA_STALE}]"),
+        str(Cause.REVOCATION_DATA_STALE),
+        policy=foreseen,
+    )
     denied = _refusal(
         {"metadata_filter": _metadata_is(f"{FORESEEN_PREFIX}{_SHADOW_RESULT}", "denied")},
         str(Cause.POLICY_DENIED),
-        policy=f"%DYNAMIC_METADATA({_RBAC_NAMESPACE}:{FORESEEN_PREFIX}{_SHADOW_DECIDED})%",
+        policy=foreseen,
     )
     not_allowed = _refusal(
         _details_contain(_RBAC_DETAILS), str(Cause.POLICY_DENIED), policy=DEFAULT_DENY
     )
-    return [*revoked, denied, not_allowed]
+    return [*revoked, stale, denied, not_allowed]
 
 
 def _details_contain(words: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from legation.wire.feed import FeedState
 
 # Where the filter chain keeps the serial number of the peer's certificate.
 SERIAL_STATE_KEY = "peer.serial"
+ISSUER_STATE_KEY = "peer.issuer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +27,20 @@ class RevokedPeers:
     Attributes:
         serials: serial numbers of revoked certificates, ascending.
         identities: banned SPIFFE IDs, ascending.
+        issuers: names (RFC 4514) of issuers whose certificates end open connections, ascending.
     """
 
     serials: tuple[int, ...] = ()
     identities: tuple[str, ...] = ()
+    issuers: tuple[str, ...] = ()
+
+    def adds_to(self, before: "RevokedPeers") -> bool:
+        """Tell whether someone is refused who was not `before`."""
+        return not (
+            set(before.serials).issuperset(self.serials)
+            and set(before.identities).issuperset(self.identities)
+            and set(before.issuers).issuperset(self.issuers)
+        )
 
 
 def revoked_peers(state: FeedState, target: str) -> RevokedPeers:
@@ -49,6 +60,10 @@ def revoked_peers(state: FeedState, target: str) -> RevokedPeers:
             )
         ),
         identities=tuple(sorted(identity for identity in state.bans if admits(identity))),
+        # Who has such an issuer's key can be anyone.
+        issuers=tuple(
+            sorted(name for name, row in state.revoked_issuers.items() if row.ends_connections)
+        ),
     )
 
 
@@ -87,9 +102,9 @@ def serial_text(serial: int) -> str:
 def matcher(peers: RevokedPeers, *, tcp: bool) -> dict[str, Any]:
     """Build the RBAC matcher that refuses `peers` and lets everybody else go on.
 
-    The serial number is looked up first, then the SPIFFE ID. The name of the action is the
-    cause; it reaches the log and the body of the refusal. A network filter runs before Envoy
-    knows the serial number, so for TCP there is the SPIFFE ID only.
+    The serial number is looked up first, then the issuer, then the SPIFFE ID. The name of the
+    action is the cause; it reaches the log and the body of the refusal. A network filter runs
+    before Envoy knows serial number and issuer, so for TCP there is the SPIFFE ID only.
     """
     by_identity = _lookup(
         _input(type_urls.URI_SAN_INPUT),
@@ -99,11 +114,19 @@ def matcher(peers: RevokedPeers, *, tcp: bool) -> dict[str, Any]:
     )
     if tcp:
         return by_identity
+    by_issuer = by_identity
+    if peers.issuers:
+        by_issuer = _lookup(
+            _input(type_urls.FILTER_STATE_INPUT, key=ISSUER_STATE_KEY),
+            peers.issuers,
+            Cause.CERTIFICATE_REVOKED,
+            otherwise={"matcher": by_identity},
+        )
     return _lookup(
         _input(type_urls.FILTER_STATE_INPUT, key=SERIAL_STATE_KEY),
         [serial_text(serial) for serial in peers.serials],
         Cause.CERTIFICATE_REVOKED,
-        otherwise={"matcher": by_identity},
+        otherwise={"matcher": by_issuer},
     )
 
 
@@ -111,7 +134,10 @@ def upstream_facts(state: FeedState, upstream: str) -> frozenset[str]:
     """Return a word for each revocation and ban that concerns the identity `upstream`."""
     revoked = (f"{row.serial:x}" for row in state.revocations.values() if row.spiffe_id == upstream)
     ban = state.bans.get(upstream)
-    return frozenset(revoked) | ({f"ban {ban.since.isoformat()}"} if ban else frozenset())
+    issuers = (f"issuer {n}" for n, row in state.revoked_issuers.items() if row.ends_connections)
+    return frozenset((*revoked, *issuers)) | (
+        {f"ban {ban.since.isoformat()}"} if ban else frozenset()
+    )
 
 
 def upstream_epoch(facts: Iterable[str]) -> str:

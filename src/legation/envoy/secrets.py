@@ -4,7 +4,8 @@ Revocation lists travel inside the validation context. Envoy's rules about them,
 in Envoy 1.40:
 
 * one list switches the check on for every issuer, so an issuer without a list is refused;
-* with ``only_verify_leaf_cert_crl`` the issuers themselves need no list;
+* with ``only_verify_leaf_cert_crl`` the issuers themselves need no list, and none that is
+  revoked is noticed; so it is asked for only while a root has no list;
 * a list past its next update refuses everyone it speaks for.
 
 So lists are used all together or not at all. Without them a revoked peer is still refused,
@@ -16,6 +17,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from legation.envoy.tls import IDENTITY_SECRET, trust_secret_name
+from legation.pki.bundle import TrustBundle
+from legation.pki.keys import key_id
 from legation.pki.spiffe_id import TrustDomain
 from legation.wire.feed import PublishedCRL
 
@@ -51,6 +54,7 @@ def trust_secret(
     crls: Iterable[PublishedCRL] = (),
     *,
     name: str | None = None,
+    leaf_only: bool = True,
 ) -> dict[str, Any]:
     """Build the validation context of one trust domain.
 
@@ -59,12 +63,23 @@ def trust_secret(
         authorities_pem: the authorities of its bundle.
         crls: what `usable_lists` gives; may be empty.
         name: under which it is asked for; None for our own.
+        leaf_only: whether the lists say nothing about issuers; see `cover_issuers`.
     """
     context: dict[str, Any] = {"trusted_ca": {"inline_string": authorities_pem}}
     lists = "".join(_crl_pem(crl) for crl in crls)
     if lists:
-        context |= {"crl": {"inline_string": lists}, "only_verify_leaf_cert_crl": True}
+        context["crl"] = {"inline_string": lists}
+        context |= {"only_verify_leaf_cert_crl": True} if leaf_only else {}
     return {"name": name or trust_secret_name(trust_domain), "validation_context": context}
+
+
+def cover_issuers(lists: Iterable[PublishedCRL], bundle: TrustBundle) -> bool:
+    """Tell whether the lists cover whole chains: each authority of a bundle has one."""
+    known = {crl.issuer for crl in lists}
+    return all(
+        key_id(authority.public_key()).hex() in known  # type: ignore[arg-type] # read by us
+        for authority in bundle.x509_authorities
+    )
 
 
 def usable_lists(crls: Iterable[PublishedCRL], *, issuer: str) -> tuple[PublishedCRL, ...]:

@@ -17,10 +17,15 @@ from legation.envoy.revocation import (
     upstream_epoch,
     upstream_facts,
 )
-from legation.envoy.secrets import identity_secret, trust_secret, usable_lists
+from legation.envoy.secrets import (
+    cover_issuers,
+    identity_secret,
+    trust_secret,
+    usable_lists,
+)
 from legation.envoy.spec import Outbound, ProxySpec
 from legation.pki.spiffe_id import SpiffeID, TrustDomain
-from legation.wire.feed import FeedState, TLSMode
+from legation.wire.feed import FeedState, PublishedCRL, TLSMode
 
 Resource = dict[str, Any]
 
@@ -38,6 +43,8 @@ class ProxyInputs:
         state: the folded feed; read, never kept.
         mtls: what the inbound side accepts.
         ocsp_staple: the OCSP response about the certificate, DER, or None.
+        refuses: the staleness policy by which everyone is refused; empty while nobody is.
+        lists: whether revocation lists may be given to it.
         drain_epochs: by listening address; a new number makes Envoy drain that listener.
     """
 
@@ -50,6 +57,15 @@ class ProxyInputs:
     mtls: TLSMode = TLSMode.STRICT
     drain_epochs: Mapping[str, int] = field(default_factory=dict)
     ocsp_staple: bytes | None = None
+    refuses: str = ""
+    lists: bool = True
+
+    @property
+    def usable_lists(self) -> tuple[PublishedCRL, ...]:
+        """The revocation lists that it is given."""
+        if not self.lists:
+            return ()
+        return usable_lists(self.state.crls.values(), issuer=self.issuer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +87,7 @@ class Snapshot:
         revoked: the peers that its filters refuse although a policy would let them in.
         upstream_facts: what was revoked of the identity behind each outbound port.
         lists_in_force: whether revocation lists are checked in the handshake.
+        refuses: the staleness policy by which everyone is refused; empty while nobody is.
     """
 
     revision: int
@@ -78,6 +95,21 @@ class Snapshot:
     revoked: RevokedPeers
     upstream_facts: Mapping[Outbound, frozenset[str]]
     lists_in_force: bool
+    refuses: str = ""
+
+    @property
+    def force(self) -> tuple[int, str, bool]:
+        """What is enforced, in short: a change of it has to be stated."""
+        return self.revision, self.refuses, self.lists_in_force
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know."""
+        stale = f"refuses everyone: revocation data is stale (policy {self.refuses})"
+        return (
+            stale if self.refuses else "",
+            "" if self.lists_in_force else "no revocation lists in force",
+        )
 
 
 def build(inputs: ProxyInputs, *, previous: Snapshot | None = None) -> Snapshot:
@@ -88,7 +120,10 @@ def build(inputs: ProxyInputs, *, previous: Snapshot | None = None) -> Snapshot:
     which the content became what it is.
     """
     revoked = revoked_peers(inputs.state, str(inputs.spiffe_id))
-    facts = {item: upstream_facts(inputs.state, item.spiffe_id) for item in inputs.spec.outbound}
+    stale = frozenset({f"stale {inputs.refuses}"}) if inputs.refuses else frozenset()
+    facts = {
+        item: upstream_facts(inputs.state, item.spiffe_id) | stale for item in inputs.spec.outbound
+    }
     contents = {
         type_urls.CLUSTER: _clusters(inputs, facts),
         type_urls.SECRET: _secrets(inputs),
@@ -112,7 +147,8 @@ def build(inputs: ProxyInputs, *, previous: Snapshot | None = None) -> Snapshot:
         by_type=MappingProxyType(by_type),
         revoked=revoked,
         upstream_facts=MappingProxyType(facts),
-        lists_in_force=bool(usable_lists(inputs.state.crls.values(), issuer=inputs.issuer)),
+        lists_in_force=bool(inputs.usable_lists),
+        refuses=inputs.refuses,
     )
 
 
@@ -121,8 +157,10 @@ def _clusters(inputs: ProxyInputs, facts: Mapping[Outbound, frozenset[str]]) -> 
     upstreams = (
         upstream_cluster(
             outbound,
-            epoch=upstream_epoch(facts[outbound]),
-            reachable=_is_provable(inputs.state, outbound),
+            # What was opened with a certificate of another issuer is opened anew with the newest,
+            # before that issuer goes.
+            epoch=upstream_epoch({*facts[outbound], f"signed by {inputs.issuer}"}),
+            reachable=not inputs.refuses and _is_provable(inputs.state, outbound),
         )
         for outbound in inputs.spec.outbound
     )
@@ -154,8 +192,9 @@ def _trust(inputs: ProxyInputs, domain: TrustDomain, *, own: bool) -> Resource |
         # Envoy holds the listeners back until the secret comes: nobody gets in.
         return None
     # A partner's lists are not in our feed, and ours would refuse all of its members.
-    lists = usable_lists(inputs.state.crls.values(), issuer=inputs.issuer) if own else ()
-    return trust_secret(domain, bundle.to_pem().decode(), lists)
+    lists = inputs.usable_lists if own else ()
+    leaf_only = not cover_issuers(lists, bundle)
+    return trust_secret(domain, bundle.to_pem().decode(), lists, leaf_only=leaf_only)
 
 
 def _listeners(inputs: ProxyInputs) -> dict[str, Resource]:
@@ -181,7 +220,9 @@ def _extensions(inputs: ProxyInputs, revoked: RevokedPeers) -> dict[str, Resourc
     policies = inputs.state.policies.values()
     target = str(inputs.spiffe_id)
     return _named(
-        item for tcp in sorted(kinds) for item in filters(revoked, policies, target, tcp=tcp)
+        item
+        for tcp in sorted(kinds)
+        for item in filters(revoked, policies, target, tcp=tcp, stale=inputs.refuses)
     )
 
 

@@ -38,6 +38,7 @@ class Profile:
         dns_names: whether it carries DNS names or IP addresses.
         common_name: whether its subject has a common name.
         ocsp_no_check: whether verifiers need not ask for its own revocation status.
+        must_staple: whether it may say that its server staples an OCSP response (RFC 7633).
     """
 
     name: str
@@ -50,6 +51,7 @@ class Profile:
     dns_names: Presence = Presence.OPTIONAL
     common_name: Presence = Presence.OPTIONAL
     ocsp_no_check: bool = False
+    must_staple: Presence = Presence.FORBIDDEN
 
     def usages(self, *, has_spiffe_id: bool) -> tuple[x509.ObjectIdentifier, ...]:
         """Return the extended key usages of one certificate.
@@ -106,6 +108,7 @@ WORKLOAD: Final = Profile(
     key_usage=_LEAF_USAGE,
     max_lifetime=31 * _DAY,
     spiffe_id=Presence.REQUIRED,
+    must_staple=Presence.OPTIONAL,
 )
 AGENT: Final = Profile(
     name="agent",
@@ -142,6 +145,7 @@ DECOY: Final = Profile(
     key_usage=WORKLOAD.key_usage,
     max_lifetime=WORKLOAD.max_lifetime,
     spiffe_id=WORKLOAD.spiffe_id,
+    must_staple=WORKLOAD.must_staple,
 )
 
 PROFILES: Final[dict[str, Profile]] = {

@@ -1,6 +1,7 @@
 """Authorization: who may call whom. Pure, and nothing but the standard library."""
 
 from legation.policy.decision import DEFAULT_DENY, Decision, Request
+from legation.policy.losses import may_have_lost
 from legation.policy.matcher import PolicyMatcher
 from legation.policy.model import (
     Action,
@@ -14,14 +15,29 @@ from legation.policy.paths import PathAction, PathVerdict, normalise_path
 from legation.policy.patterns import Form, PathPattern, SpiffeIDPattern
 from legation.policy.rbac import CompiledRBAC, compile_rbac, decision_from_metadata
 from legation.policy.reading import InvalidPolicy, PolicyTooLarge
+from legation.policy.staleness import (
+    JUDGED_KINDS,
+    LISTS_POLICY,
+    Bound,
+    Freshness,
+    Governance,
+    StalenessPolicy,
+    Then,
+    governing,
+)
 
 __all__ = [
     "DEFAULT_DENY",
+    "JUDGED_KINDS",
+    "LISTS_POLICY",
     "Action",
     "AuthorizationPolicy",
+    "Bound",
     "CompiledRBAC",
     "Decision",
     "Form",
+    "Freshness",
+    "Governance",
     "InvalidPolicy",
     "Mode",
     "Operation",
@@ -34,7 +50,11 @@ __all__ = [
     "Rule",
     "Source",
     "SpiffeIDPattern",
+    "StalenessPolicy",
+    "Then",
     "compile_rbac",
     "decision_from_metadata",
+    "governing",
+    "may_have_lost",
     "normalise_path",
 ]

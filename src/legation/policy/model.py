@@ -44,15 +44,13 @@ from enum import StrEnum
 from typing import Any
 
 from legation.policy.patterns import PathPattern, SpiffeIDPattern
-from legation.policy.reading import Fields, InvalidPolicy, PolicyTooLarge, shown, text_at
+from legation.policy.reading import Fields, InvalidPolicy, PolicyTooLarge, name_at, shown, text_at
 
 API_VERSION = "legation/v1"
 KIND = "AuthorizationPolicy"
 MAX_RULES = 100
 MAX_TERMS = 10_000  # patterns, methods and ports of one policy together
 
-# A DNS label with dots, so that a name fits into a URL, a file name and a metrics label.
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
 # A token of RFC 9110, section 5.6.2, narrowed to what registered methods use.
 _METHOD = re.compile(r"[A-Z]{1,32}(-[A-Z]{1,32})*", re.ASCII)
 
@@ -209,7 +207,7 @@ class AuthorizationPolicy:
         target.required("spiffeIDs")
         spec.required("rules")
         policy = cls(
-            name=_name(metadata.required("name"), "metadata.name"),
+            name=name_at(metadata.required("name"), "metadata.name"),
             target=target.items("spiffeIDs", SpiffeIDPattern.parse),
             action=Action(spec.word("action", Action)),
             mode=Mode(spec.word("mode", Mode)) if "mode" in spec else Mode.ENFORCE,
@@ -265,18 +263,6 @@ _OPERATION_HINTS = {
     "operation": 'methods, paths and ports stand here directly, without "operation"'
 }
 _SPEC_HINTS = {"selector": 'did you mean "target"?'}
-
-
-def _name(value: object, path: str) -> str:
-    text = text_at(value, path)
-    if not _NAME.fullmatch(text):
-        raise InvalidPolicy(
-            path,
-            f"{shown(text)} is not a policy name",
-            remedy="1 to 63 lower-case letters, digits, dots and dashes, "
-            "a letter or digit at both ends",
-        )
-    return text
 
 
 def _method(value: object, path: str) -> str:

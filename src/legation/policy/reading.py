@@ -4,6 +4,7 @@ A document comes from a person or a peer. Every reader here is bounded, refuses 
 not know, and says where: ``spec.rules[0].to[1].method: unknown field, did you mean "methods"?``.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn, TypeVar
 
@@ -13,6 +14,9 @@ T = TypeVar("T")
 
 MAX_ITEMS = 256  # entries of one list
 MAX_TEXT_LENGTH = 2048  # characters of one text; a SPIFFE ID has no more
+
+# A DNS label with dots, so that a name fits into a URL, a file name and a metrics label.
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 class InvalidPolicy(InvalidInput):
@@ -147,6 +151,23 @@ def text_at(value: object, path: str) -> str:
             path, f"{len(value)} characters, at most {MAX_TEXT_LENGTH} are accepted"
         )
     return value
+
+
+def name_at(value: object, path: str) -> str:
+    """Return `value` if it is the name of a policy.
+
+    Raises:
+        InvalidPolicy: it is something else.
+    """
+    text = text_at(value, path)
+    if not _NAME.fullmatch(text):
+        raise InvalidPolicy(
+            path,
+            f"{shown(text)} is not a policy name",
+            remedy="1 to 63 lower-case letters, digits, dots and dashes, "
+            "a letter or digit at both ends",
+        )
+    return text
 
 
 _KINDS: tuple[tuple[type, str], ...] = (

@@ -12,6 +12,7 @@ from legation.errors import InvalidInput, NotPermitted
 from legation.pki.spiffe_id import SpiffeID, TrustDomain
 from legation.policy.decision import Decision, Request
 from legation.sdk.model import Peer, Source
+from legation.sdk.running import RunningCalls, running_calls_of
 
 Authorizer: TypeAlias = Callable[[Peer], None]
 """Returns for a peer that is let in; raises NotPermitted for any other."""
@@ -95,6 +96,14 @@ class PolicyAuthorizer:
         self._target = target
         self._port = port
         self._tcp = tcp
+        self._running: RunningCalls | None = None
+
+    @property
+    def running(self) -> RunningCalls:
+        """The calls that are being served, to be decided on again when policies change."""
+        if self._running is None:
+            self._running = running_calls_of(self._source)
+        return self._running
 
     def __call__(self, peer: Peer) -> None:
         """Judge a connection.

@@ -17,7 +17,7 @@ from legation.errors import Conflict, LegationError, NotFound, TimedOut, Unavail
 from legation.pki.spiffe_id import SpiffeID
 from legation.policy.decision import Decision, Request
 from legation.sdk.knowledge import Knowledge, RevocationData
-from legation.sdk.model import Change, Listener, Refusal, Source, TrustView
+from legation.sdk.model import X509SVID, Change, Listener, Refusal, Source, Stapling, TrustView
 from legation.sdk.reporting import Statement
 
 _log = logging.getLogger(__name__)
@@ -73,6 +73,10 @@ class SourceCore:
     ) -> Cause | None:
         """Return why a peer is refused, as `Source.refusal`."""
         return self.knowledge.refusal(serial=serial, spiffe_id=spiffe_id, issuer=issuer)
+
+    def staple(self, svid: X509SVID) -> bytes | None:
+        """Return what to staple to an own certificate, as `Stapling.staple`."""
+        return self.knowledge.staple(svid)
 
     def decide(self, request: Request) -> Decision:
         """Decide on a request, as `Source.decide`."""
@@ -170,6 +174,7 @@ class SourceCore:
 
 if TYPE_CHECKING:
     _: type[Source] = SourceCore  # checked by the type checker alone
+    __: type[Stapling] = SourceCore
 
 
 def not_ready(knowledge: Knowledge, problem: LegationError | None, timeout: float) -> TimedOut:

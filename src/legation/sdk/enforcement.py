@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.message import DecodeError
 
 from legation.causes import Cause
+from legation.clock import Clock
 from legation.errors import InvalidInput, LegationError, LimitExceeded
 from legation.pki.spiffe_id import SpiffeID
 from legation.policy import AuthorizationPolicy, Decision, PolicyMatcher, Request
 from legation.sdk.model import Aspect, Change
 from legation.sdk.serial_set import SerialSet
+from legation.sdk.staples import Staples
 from legation.wire.canonical import parse_json
 from legation.wire.protobuf import enforcement_pb2 as pb
 
@@ -22,6 +24,7 @@ MAX_POLICIES = 10_000
 MAX_POLICY_BYTES = 2 << 20
 NOTHING: Change = frozenset()
 _MAX_BOUND_MS = 10 * 365 * 86_400_000
+_MAX_NAME = 63
 _NOT_UNDERSTOOD = "policies not understood, so every request is denied"
 
 
@@ -33,20 +36,29 @@ class Freshness:
         as_of: when the authority last vouched for it; None while nothing bounds it.
         bound: how much older it may become.
         refuse: whether new peers are refused afterwards.
+        policy: the staleness policy that says so; empty where the revocation lists do.
+        ends_at: where a policy says so, when it ends by the process's monotonic clock, in
+            seconds: nobody can set that one.
     """
 
     as_of: datetime | None = None
     bound: timedelta = timedelta()
     refuse: bool = True
+    policy: str = ""
+    ends_at: float | None = None
 
-    @property
-    def until(self) -> datetime | None:
-        """The last moment at which the data is fresh, or None."""
-        return None if self.as_of is None else self.as_of + self.bound
+    def left_s(self, clock: Clock) -> float | None:
+        """Return for how many seconds the data is fresh, below 0 when stale, or None."""
+        if self.ends_at is not None:
+            return self.ends_at - clock.monotonic()
+        if self.as_of is None:
+            return None
+        return (self.as_of + self.bound - clock.now()).total_seconds()
 
-    def is_stale(self, at: datetime) -> bool:
+    def is_stale(self, clock: Clock) -> bool:
         """Tell whether the data is older than it may be."""
-        return self.as_of is not None and at > self.as_of + self.bound
+        left = self.left_s(clock)
+        return left is not None and left < 0
 
 
 class Enforcement:
@@ -58,6 +70,7 @@ class Enforcement:
         acted_on: the newest revision that changed what is refused or allowed.
         freshness: until when all of this may be believed.
         notes: what a person should know.
+        staples: what this process may staple to its certificates.
     """
 
     def __init__(self) -> None:
@@ -66,6 +79,7 @@ class Enforcement:
         self.acted_on = 0
         self.freshness = Freshness()
         self.notes: tuple[str, ...] = ()
+        self.staples = Staples()
         self._revoked = SerialSet()
         self._banned: set[str] = set()
         self._matcher = PolicyMatcher([])
@@ -96,8 +110,8 @@ class Enforcement:
         self._staged = self._staged_documents = None
         self.current = False
 
-    def accept(self, data: bytes) -> Change:
-        """Fold one message; return what has changed for those who ask.
+    def accept(self, data: bytes, *, clock: Clock) -> Change:
+        """Fold one message that has just come; return what has changed for those who ask.
 
         Raises:
             InvalidInput: not such a message, or one out of order. What was known still is.
@@ -112,7 +126,10 @@ class Enforcement:
             case "policies":
                 return self._policies(message.policies)
             case "freshness":
-                return self._fresh(message.freshness)
+                return self._fresh(message.freshness, clock)
+            case "staple":
+                self.staples.receive(message.staple.serial, message.staple.response)
+                return NOTHING
             case _:  # made by a newer agent
                 return NOTHING
 
@@ -176,10 +193,10 @@ class Enforcement:
         self._changed.add(Aspect.POLICIES)
         return NOTHING
 
-    def _fresh(self, message: pb.Freshness) -> Change:
+    def _fresh(self, message: pb.Freshness, clock: Clock) -> Change:
         try:
             as_of = datetime.fromtimestamp(message.as_of_ms / 1000, UTC)
-            bound = timedelta(milliseconds=min(message.bound_ms, _MAX_BOUND_MS))
+            bound = _milliseconds(message.bound_ms)
             _ = as_of + bound
         except (ValueError, OverflowError, OSError):
             raise InvalidInput("the agent sent a moment that is none") from None
@@ -188,8 +205,18 @@ class Enforcement:
             bound=bound,
             # An action that this version does not know is taken for the stricter one.
             refuse=message.action != pb.Freshness.CONTINUE,
+            policy=message.policy[:_MAX_NAME],
+            ends_at=(
+                clock.monotonic() + (bound - _milliseconds(message.age_ms)).total_seconds()
+                if message.HasField("age_ms")
+                else None
+            ),
         )
         return NOTHING
+
+
+def _milliseconds(count: int) -> timedelta:
+    return timedelta(milliseconds=min(count, _MAX_BOUND_MS))
 
 
 def _matcher(documents: Iterable[bytes]) -> PolicyMatcher:

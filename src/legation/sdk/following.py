@@ -13,7 +13,7 @@ from legation.sdk.endpoint import endpoint_target
 from legation.sdk.knowledge import Knowledge
 from legation.sdk.lines import Command, Connect, Disconnect, Feed, Publish, Send
 from legation.sdk.machine import Machine
-from legation.sdk.model import Refusal
+from legation.sdk.model import Peer, Refusal
 from legation.sdk.workload import Pick, picker
 
 Event: TypeAlias = Callable[[Machine], list[Command]]
@@ -57,6 +57,11 @@ class FollowingSource(SourceCore, ABC):
     def refused(self, report: Refusal) -> None:
         """Tell the agent of a refusal. Never waits, and may be called from any thread."""
         self._put(lambda machine: machine.refused(report))
+
+    def seen(self, peer: Peer, address: str) -> None:
+        """Tell the agent of a peer that was let in, as `Observing.seen`."""
+        if self._machine.seen(peer, address):
+            self._put(nothing)
 
     def serving_at(self, endpoint: str) -> None:
         """Tell the agent that this process shows its certificate at ``host:port``."""

@@ -88,6 +88,9 @@ class Knowledge:
         """Return why a peer is refused, as `Source.refusal`."""
         # What was once known to be revoked stays so, even if the agent that said it is gone.
         cause = self.enforcement.refusal(serial, spiffe_id)
+        if cause is None and issuer is not None:
+            # An issuer that is revoked takes with it what it has signed, known or not.
+            cause = self.enforcement.refusal(issuer.serial_number, spiffe_id)
         if cause is not None:
             return cause
         match self.revocation_data:
@@ -98,6 +101,17 @@ class Knowledge:
             case RevocationData.NONE_YET:
                 return Cause.REVOCATION_DATA_MISSING
 
+    def staple(self, svid: X509SVID) -> bytes | None:
+        """Return what to staple to an own certificate, as `Stapling.staple`."""
+        if self.enforcement.refusal(svid.serial, svid.spiffe_id) is not None:
+            return None
+        return self.enforcement.staples.staple(svid.serial, at=self.clock.now())
+
+    def check_staples(self) -> None:
+        """Check what came to be stapled to the certificates of the view."""
+        if self._view is not None:
+            self.enforcement.staples.check(self._view.svids, at=self.clock.now())
+
     @property
     def refuses_as_stale(self) -> bool:
         """Whether live data is older than it may be, and new peers are refused for it."""
@@ -105,7 +119,7 @@ class Knowledge:
         return (
             self.revocation_data is RevocationData.LIVE
             and freshness.refuse
-            and freshness.is_stale(self.clock.now())
+            and freshness.is_stale(self.clock)
         )
 
     def show(
@@ -124,6 +138,8 @@ class Knowledge:
         if before is None or before.crls != crls:
             changed.add(Aspect.REVOCATIONS)
             self._lists = RevocationLists(crls, before=self._lists)
+        if Aspect.IDENTITY in changed:
+            self.enforcement.staples.check(svids, at=self.clock.now())
         if changed:
             self._generation += 1
             self._view = TrustView(

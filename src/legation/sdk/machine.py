@@ -14,13 +14,16 @@ What it does:
    view stays, and the machine comes back, with jittered and bounded waits.
 3. With a view it follows the agent's EnforcementService. UNIMPLEMENTED means that the agent
    is not ours: the revocation lists of the Workload API count then.
-4. It states what is in force, and which peers were refused.
+4. It states what is in force, which peers were refused, and which were let in.
 5. It tells when the own certificate or the revocation data has become too old.
+6. A new certificate that must be stapled is taken into use with its staple, which comes on the
+   other stream, if that is a matter of moments.
 """
 
 import itertools
 import logging
 import random
+from dataclasses import replace
 
 from legation.errors import (
     InvalidInput,
@@ -29,17 +32,21 @@ from legation.errors import (
     NotPermitted,
     Unavailable,
 )
+from legation.pki.ocsp import must_staple
 from legation.sdk.backoff import Jitter
 from legation.sdk.knowledge import Knowledge, RevocationData
 from legation.sdk.lines import Command, Feed, Line, Publish, Send
-from legation.sdk.model import Aspect, Change, Refusal
+from legation.sdk.model import X509SVID, Aspect, Change, Peer, Refusal
 from legation.sdk.reporting import Reporting, Shown, Statement
-from legation.sdk.workload import Pick, read_bundles, read_svids
+from legation.sdk.sightings import Sightings
+from legation.sdk.workload import Pick, Update, read_bundles, read_svids
 from legation.wire.protobuf import workload_pb2 as pb
 
 # Nothing waits longer than this, so that a machine that slept, or whose clock was set,
 # notices what has passed meanwhile.
 LONGEST_WAIT_S = 15.0
+# How long a certificate waits for its staple while the one before still serves.
+STAPLE_WAIT_S = 5.0
 _MAX_DETAILS = 300
 
 _log = logging.getLogger(__name__)
@@ -80,10 +87,12 @@ class Machine:
             Feed.ENFORCEMENT, clock=self._clock, jitter=jitter, attempts=attempts
         )
         self._reporting = Reporting(name)
+        self._sightings = Sightings()
         self._endpoint = ""
         self._acts_as = ""
         self._unimplemented = False
         self._was_stale = False
+        self._unstapled: tuple[Update, float] | None = None  # what waits, and until when
         self._expired = 0  # serial of the own certificate whose end has been told
 
     # --- events ---------------------------------------------------------------------------
@@ -139,7 +148,10 @@ class Machine:
         report_at = self._reporting.report_at
         if report_at is not None and now >= report_at:
             commands += self._send(self._reporting.refusals())
-        return commands + self._passed()
+        seen_at = self._sightings.report_at
+        if seen_at is not None and now >= seen_at:
+            commands += self._send(self._sightings.message(now=now))
+        return commands + self._waited() + self._passed()
 
     def state(self, statement: Statement) -> list[Command]:
         """State what the parts of this process have in force, if the agent does not know it."""
@@ -153,6 +165,14 @@ class Machine:
         """Report a refused peer, together with others within a second."""
         self._reporting.refused(refusal, now=self._clock.monotonic())
         return []
+
+    def seen(self, peer: Peer, address: str) -> bool:
+        """Count a peer that was let in; from any thread.
+
+        Returns:
+            Whether that is to be reported, within a second, and was not before.
+        """
+        return self._sightings.see(peer, address, now=self._clock.monotonic())
 
     def serve_at(self, endpoint: str) -> list[Command]:
         """Report that this process shows its certificate at ``host:port``."""
@@ -170,15 +190,22 @@ class Machine:
     def wait_s(self) -> float:
         """How long nothing is due unless something happens, in seconds."""
         now, wall = self._clock.monotonic(), self._clock.now()
-        moments = (self._identity.due, self._enforcement.due, self._reporting.report_at)
+        unstapled = self._unstapled[1] if self._unstapled else None
+        moments = (
+            self._identity.due,
+            self._enforcement.due,
+            self._reporting.report_at,
+            self._sightings.report_at,
+            unstapled,
+        )
         waits = [moment - now for moment in moments if moment is not None]
         view = self.knowledge.held
-        ends = [
-            self.knowledge.enforcement.freshness.until,
-            view.svid.not_after if view and view.svids else None,
+        left = [
+            self.knowledge.enforcement.freshness.left_s(self._clock),
+            (view.svid.not_after - wall).total_seconds() if view and view.svids else None,
         ]
         # What has passed is told at the next tick, and does not become due again.
-        waits += [(end - wall).total_seconds() for end in ends if end is not None and end > wall]
+        waits += [each for each in left if each is not None and each > 0]
         return max(0.0, min([LONGEST_WAIT_S, *waits]))
 
     # --- the Workload API -----------------------------------------------------------------
@@ -198,8 +225,45 @@ class Machine:
                 self.knowledge.withdraw(error)
             return []
         self.problem = None
+        self._unstapled = None
+        if self._waits_for_staple(update):
+            self._unstapled = update, self._clock.monotonic() + STAPLE_WAIT_S
+            update = replace(update, svids=self._shown_svids)
+        return self._use(update)
+
+    def _use(self, update: Update) -> list[Command]:
         change = self.knowledge.show(update.svids, update.bundles, update.crls)
         return [*_published(change), *self._follow_enforcement(), *self._show(), *self._passed()]
+
+    def _waits_for_staple(self, update: Update) -> bool:
+        """Tell whether clients would refuse the new certificate, and not the one before."""
+        before, enforcement = self._shown_svids, self.knowledge.enforcement
+        if not update.svids or not before or not enforcement.current:
+            return False
+        new, old = update.svids[0], before[0]
+        return (
+            new.spiffe_id == old.spiffe_id
+            and new.serial != old.serial
+            and self._clock.now() < old.not_after
+            and must_staple(new.chain[0])
+            and not enforcement.staples.knows(new.serial)
+            and enforcement.refusal(old.serial, old.spiffe_id) is None
+        )
+
+    @property
+    def _shown_svids(self) -> tuple[X509SVID, ...]:
+        view = self.knowledge.held
+        return () if view is None else view.svids
+
+    def _waited(self) -> list[Command]:
+        """Use what waited for a staple that is there now, or has not come in time."""
+        if self._unstapled is None:
+            return []
+        update, until = self._unstapled
+        if self._waits_for_staple(update) and self._clock.monotonic() < until:
+            return []
+        self._unstapled = None
+        return self._use(update)
 
     def _give_up(self, details: str) -> list[Command]:
         self._identity.disconnect()
@@ -216,7 +280,7 @@ class Machine:
     def _withdraw(self, why: LegationError) -> list[Command]:
         self._trouble("this process has no identity", why)
         commands = self._enforcement.disconnect()
-        self._acts_as = ""
+        self._acts_as, self._unstapled = "", None
         return [*commands, *_published(self.knowledge.withdraw(why))]
 
     # --- the agent's EnforcementService ----------------------------------------------------
@@ -235,13 +299,14 @@ class Machine:
     def _enforcement_message(self, data: bytes) -> list[Command]:
         enforcement = self.knowledge.enforcement
         try:
-            change = enforcement.accept(data)
+            change = enforcement.accept(data, clock=self._clock)
         except LegationError as error:
             commands = self._enforcement.disconnect()
             return commands + self._lost(self._enforcement, str(error))
         if enforcement.current:
             self.knowledge.revocation_data = RevocationData.LIVE
-        return [*_published(change), *self._passed()]
+        self.knowledge.check_staples()
+        return [*_published(change), *self._waited(), *self._passed()]
 
     def _fall_back(self) -> list[Command]:
         """The agent is not ours. What ours may have said before stays refused."""

@@ -215,3 +215,28 @@ class Source(Protocol):
     def refused(self, report: Refusal) -> None:
         """Tell the agent that peers were refused. Never waits; without an agent, does nothing."""
         ...
+
+
+class Observing(Protocol):
+    """A source whose agent wants to hear of peers that were let in as well."""
+
+    def seen(self, peer: Peer, address: str) -> None:
+        """Tell of one connection, right after its handshake. Never waits; from any thread.
+
+        Args:
+            peer: who has connected.
+            address: its IP address; empty where that is not known.
+        """
+        ...
+
+
+class Stapling(Protocol):
+    """A source that has OCSP responses for its own certificates as well."""
+
+    def staple(self, svid: X509SVID) -> bytes | None:
+        """Return the response to staple to `svid`, DER, or None if none counts now.
+
+        It was checked to be about this certificate and to clear it. May be called from any
+        thread, and never waits.
+        """
+        ...

@@ -128,7 +128,9 @@ class InMemorySource(SourceCore):
         """
         with self._writing:
             changes: list[Change] = [
-                self.knowledge.enforcement.accept(message.SerializeToString())
+                self.knowledge.enforcement.accept(
+                    message.SerializeToString(), clock=self.knowledge.clock
+                )
                 for message in messages
             ]
         change = frozenset().union(*changes, {aspect} if aspect else ())

@@ -23,6 +23,7 @@ from tests.support.envoy import (
     serving,
 )
 from tests.support.rest_server import run
+from tests.support.sdk_tls import MUST_STAPLE
 
 pytestmark = pytest.mark.envoy
 
@@ -44,13 +45,18 @@ class Client:
 
     async def status(self) -> str:
         """Return what the server says about its certificate."""
-        _, out, _ = await run(
+        said = await self.said()
+        assert "Verify return code: 0 (ok)" in said, said
+        return said
+
+    async def said(self) -> str:
+        """Return all that is said of a handshake, a failed one as well."""
+        _, out, error = await run(
             "openssl", "s_client", "-status", "-connect", f"127.0.0.1:{self._port}",
             "-CAfile", str(self._roots), "-cert", str(self._identity),
             stdin=b"",
         )  # fmt: skip
-        assert b"Verify return code: 0 (ok)" in out, out
-        return out.decode()
+        return (out + error).decode()
 
     async def until(self, words: str) -> str:
         """Ask until the server says this."""
@@ -137,3 +143,64 @@ async def test_a_calling_proxy_takes_no_harm(
         async with running_proxy(agent, spec, tmp_path), running_proxy(agent, front, tmp_path):
             await agent.in_force()
             assert (await Caller.once(port_of(front))).status == 200
+
+
+def obliged(feed: Feed, authorities: Authorities) -> int:
+    """Let the API hold a certificate that must be stapled; return its serial number."""
+    identity = authorities.identity(API, leaf=authorities.leaf(API, extra=MUST_STAPLE))
+    feed.hold(identity)
+    return identity.serial
+
+
+async def test_a_certificate_that_must_be_stapled_keeps_its_last_response(
+    agent: Agent, feed: Feed, authorities: Authorities, tmp_path: Path
+) -> None:
+    """When the agent has none any more: Envoy would refuse it without, and the revocations too."""
+    serial = obliged(feed, authorities)
+    agent.staples[serial] = response(authorities, serial, ends_in=timedelta(hours=1))
+    async with http_app() as app:
+        spec = serving(app)
+        async with running_proxy(agent, spec, tmp_path):
+            client = Client(authorities, tmp_path, port_of(spec))
+            await client.until("Cert Status: good")
+            del agent.staples[serial]
+            await agent.in_force(feed.revoke(authorities.leaf(WEB)))
+            assert "Cert Status: good" in await client.status()
+
+
+async def test_who_must_staple_and_has_a_stale_response_answers_nobody_who_asks(
+    agent: Agent, feed: Feed, authorities: Authorities, tmp_path: Path
+) -> None:
+    """Envoy takes the certificate's word for the strictest of its policies."""
+    serial = obliged(feed, authorities)
+    agent.staples[serial] = response(authorities, serial, ends_in=timedelta(seconds=2))
+    async with http_app() as app:
+        spec = serving(app)
+        async with running_proxy(agent, spec, tmp_path):
+            client = Client(authorities, tmp_path, port_of(spec))
+            async with asyncio.timeout(10):
+                while "handshake failure" not in (said := await client.said()):
+                    await asyncio.sleep(0.05)
+            assert "no peer certificate available" in said
+
+
+async def test_a_certificate_that_must_be_stapled_is_nothing_without(
+    agent: Agent,
+    feed: Feed,
+    authorities: Authorities,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Envoy refuses it and serves what it had; the agent does not let it come to this."""
+    before = feed.held[API].serial
+    async with http_app() as app:
+        spec = serving(app)
+        async with running_proxy(agent, spec, tmp_path):
+            await agent.in_force()
+            obliged(feed, authorities)
+            await agent.in_force(feed.revoke(authorities.leaf(WEB)))
+            agent.staples[before] = response(authorities, before, ends_in=timedelta(hours=1))
+            agent.discovery.refresh()
+            client = Client(authorities, tmp_path, port_of(spec))
+            await client.until(f"Serial Number: {before:X}")
+    assert "OCSP response is required for must-staple certificate" in caplog.text

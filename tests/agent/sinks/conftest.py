@@ -13,9 +13,11 @@ from tests.support.sinks import IssuedIdentities, RunningSinks
 
 
 class Reader:
-    """Serves TLS with the files of a sink, in this process; implements `Server`.
+    """Serves TLS with the files of a sink, in this process; implements `Server` and `Cutting`.
 
     Attributes:
+        cuts: the serial numbers of each time that it was told to end what is open.
+        stubborn: how often it will refuse that.
         deaf: whether it says that it reloaded, and goes on with what it had.
         failures: how often its reload fails from now on.
         loads: how often it was told.
@@ -29,6 +31,7 @@ class Reader:
         self.deaf = False
         self.failures = 0
         self.loads = 0
+        self.cuts, self.stubborn = [], 0
         self.port = 0
         self._context = None
         self._server = None
@@ -46,6 +49,13 @@ class Reader:
         except ssl.SSLError as error:
             raise Unavailable(f"the server does not take it: {error.reason}") from None
         self._context = context
+
+    async def cut(self, revoked):
+        if self.stubborn:
+            self.stubborn -= 1
+            raise Unavailable("the server holds on to its sessions")
+        self.cuts.append(revoked)
+        return 0
 
     async def __aenter__(self):
         listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

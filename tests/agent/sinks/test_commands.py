@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from legation.agent.sinks.commands import read_pid, request, run, send_signal
+from legation.agent.sinks.commands import ask, read_pid, request, run, send_signal
 from legation.errors import LimitExceeded, TimedOut, Unavailable
 
 PYTHON = sys.executable
@@ -47,6 +47,21 @@ def _lives(group):
         ["ps", "-o", "stat=", "-g", str(group)], capture_output=True, text=True, check=False
     ).stdout.split()
     return any(not state.startswith("Z") for state in states)
+
+
+async def test_a_program_answers_a_question():
+    """It reads the question from its input and the variables that it is given, and no others."""
+    script = "import os, sys; print(sys.stdin.read(), sorted(os.environ), os.environ['PGUSER'])"
+    answer = await ask(
+        (PYTHON, "-c", script), b"who?", environment={"PGUSER": "x"}, limit=1000, timeout_s=20
+    )
+    assert answer == b"who? ['LC_ALL', 'PATH', 'PGUSER'] x\n"
+
+
+async def test_an_answer_has_a_bound():
+    """A longer one is refused as a whole, for its rest would be mistaken for all of it."""
+    with pytest.raises(LimitExceeded, match="answers more than 10 bytes"):
+        await ask((PYTHON, "-c", "print('x' * 10)"), b"", environment={}, limit=10, timeout_s=20)
 
 
 async def test_a_program_that_is_not_there():

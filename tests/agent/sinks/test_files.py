@@ -25,6 +25,7 @@ ALL = {
     "combined": "both.pem",
     "bundle": "bundle.pem",
     "crl": "crl.pem",
+    "revoked": "revoked.map",
     "pkcs12": "identity.p12",
     "pkcs12_password_file": "/run/password",
 }
@@ -54,6 +55,17 @@ def test_every_kind_of_file_says_the_same(material):
     lists = decode(contents["crl.pem"], labels=("X509 CRL",), what="list", limit=1 << 20, most=10)
     assert lists == [known.der for known in material.lists]
     assert certificates_from_pem(contents["bundle.pem"]) == material.bundle.x509_authorities
+
+
+def test_revoked_serial_numbers_are_a_map(issued):
+    """Each serial number of each list stands there as OpenSSL prints it, in whole octets."""
+    for serial in (1, 0xABC, 2**158 + 5):
+        issued.revoke(serial)
+    lists = tuple(RevocationList.from_der(crl.der) for crl in issued.state.crls.values())
+    material = Material(identity=issued.current[0], bundle=issued.bundle, lists=lists, revision=1)
+    files = SinkFiles(combined="both.pem", crl="crl.pem", revoked="revoked.map")
+    text = render(files, material, password=None)["revoked.map"]
+    assert text == b"01 1;\n0ABC 1;\n40" + b"00" * 18 + b"05 1;\n"
 
 
 def test_only_named_files_are_rendered(material):

@@ -282,3 +282,54 @@ async def test_the_back_off_is_bounded(running, issued, reader):
     await running.next_event()
     status = await running.until(lambda status: status.next_attempt)
     assert status.next_attempt <= datetime.now(UTC) + timedelta(seconds=10)
+
+
+async def test_what_revoked_peers_have_open_is_ended_before_it_is_stated(running, issued, reader):
+    """The server is told once for each change of the lists, after they are in force."""
+    loads = reader.loads
+    issued.revoke(issued.authority.serial())
+    await running.until(lambda status: status.revision == issued.state.revision)
+    assert reader.loads > loads
+    issued.rotate()
+    await running.until(lambda status: status.revision == issued.state.revision)
+    assert reader.cuts == [frozenset(), frozenset(issued.state.revocations)]
+
+
+async def test_a_server_that_holds_on_states_nothing(running, issued, reader, monkeypatch):
+    """The new certificate is in force, the revision is not; the next attempt mends it."""
+    fast_retries(monkeypatch)
+    before, reader.stubborn = running.status.revision, 2
+    issued.revoke(issued.authority.serial())
+    new = issued.rotate()
+    status = await running.until(lambda status: status.problem)
+    assert status.problem == "the server holds on to its sessions"
+    assert (status.revision, status.in_force) == (before, new.serial)
+    assert "the server holds on to its sessions" in running.point.notes
+    status = await running.until(lambda status: status.revision == issued.state.revision)
+    assert status.problem is None
+
+
+async def test_open_connections_are_looked_at_again(running, issued, reader, monkeypatch):
+    """A handshake that had begun under the old lists may end after the first look."""
+    monkeypatch.setattr(keeper_module, "_LOOK_S", 0.05)
+    issued.changed()
+    async with asyncio.timeout(10):
+        while len(reader.cuts) < 3:
+            await asyncio.sleep(0.01)
+    assert set(reader.cuts) == {frozenset()}
+
+
+async def test_waiting_for_an_identity_does_not_slow_down_what_comes_after(issued, sink, reader):
+    """However often it was woken in vain, the first delivery that fails is tried again at once."""
+    identity, issued.current = issued.current[0], []
+    async with RunningSinks(issued, sink, server=reader) as running:
+        for number in range(20):
+            issued.changed()
+            async with asyncio.timeout(5):
+                while running.status.failures <= number:
+                    await asyncio.sleep(0.001)
+        reader.failures = 1
+        issued.put(identity)
+        assert (await running.next_event()).outcome is Outcome.FAILED
+        assert running.status.failures == 1
+        assert (await running.next_event(timeout_s=3)).outcome is Outcome.CONFIRMED

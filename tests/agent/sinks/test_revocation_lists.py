@@ -9,6 +9,7 @@ from legation.agent.sinks import revocation_lists
 from legation.agent.sinks.revocation_lists import RevocationLists, names_all
 from legation.causes import Cause
 from legation.errors import InvalidInput, LimitExceeded, Unavailable, VerificationError
+from legation.wire.feed import IssuerName
 
 NOW = datetime.now(UTC)
 
@@ -121,3 +122,17 @@ async def test_lists_that_lag_behind_the_feed_do_not_name_all(issued, lists):
     issued.revoke(serial)
     abreast = await lists.current(issued.state.crls.values(), issuers(issued))
     assert names_all(abreast, issued.state, at=NOW)
+
+
+async def test_what_a_removed_issuer_has_signed_need_not_be_named(issued, lists):
+    """Its last list cannot name what is revoked later, and its root's list speaks for all of it."""
+    serial = issued.certify("/gone").serial
+    issued.revoke(serial, listed=False)
+    known = await lists.current(issued.state.crls.values(), issuers(issued))
+    assert not names_all(known, issued.state, at=NOW)
+    gone = dataclasses.replace(
+        issued.state.revocations[serial],
+        signs_as=IssuerName(name="CN=x", key_id=issued.state.revocations[serial].issuer),
+    )
+    issued.state.revoked_issuers["CN=x"] = gone
+    assert names_all(known, issued.state, at=NOW)

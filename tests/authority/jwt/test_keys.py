@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from legation.authority.agents.freshness import Bounds
 from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.events import EventBus, JWTKeysChanged
 from legation.authority.feed.hub import FeedHub
@@ -48,7 +49,8 @@ async def scene(settings: AuthoritySettings, clock: FixedClock) -> AsyncIterator
     try:
         identity = await store.identity()
         opened = await open_keys(store, KEK, identity.salt)
-        hub, board, events = FeedHub(identity.feed_id, store), PropagationBoard(clock), EventBus()
+        hub, events = FeedHub(identity.feed_id, store), EventBus()
+        board = PropagationBoard(clock, Bounds(dict, 3600))
         await hub.load()
         store.attach(sign=opened.signer.sign, deliver=hub.deliver)
         keys = JWTKeys(

@@ -318,6 +318,86 @@ def test_blocking_calls_are_decided_by_policies(
             next(channel.unary_stream("/secret/Who")(b"", timeout=5))
 
 
+async def test_aio_streams_end_with_the_policy_that_allowed_them(
+    domain: InMemoryTrustDomain, api: InMemorySource, web: InMemorySource
+) -> None:
+    """PERMISSION_DENIED ends every kind of stream; those of another caller go on."""
+    other = domain.source("/other")
+    authorizer = authorize_policy(api)
+    domain.apply(ALLOW_WHO, _allowing("/other"))
+    async with (
+        aio_serving(api, AioPolicyInterceptor(authorizer), authorize=authorize_any()) as target,
+        secure_aio_channel(target, source=web, authorize=authorize_id(API)) as channel,
+        secure_aio_channel(target, source=other, authorize=authorize_id(API)) as neighbour,
+    ):
+        ticks = channel.unary_stream("/test/Ticks")(b"", timeout=5)
+        echo = channel.stream_stream("/test/Echo")(timeout=5)
+        total = channel.stream_unary("/test/Total")(timeout=5)
+        await echo.write(b"e")
+        await total.write(b"t")
+        assert (await ticks.read(), await echo.read()) == (b"tick", b"e")
+        kept = neighbour.unary_stream("/test/Ticks")(b"", timeout=5)
+        assert await kept.read() == b"tick"
+        async with asyncio.timeout(5):
+            while len(authorizer.running) < 4:
+                await asyncio.sleep(0.01)
+        domain.apply(_allowing("/other"))  # concerns none of them
+        assert len(authorizer.running) == 4
+
+        domain.withdraw("web-may-ask")
+
+        denied = (grpc.StatusCode.PERMISSION_DENIED, f"{WEB} is denied by default-deny")
+        for call in (ticks, echo):
+            assert await _outcome(_rest(call)) == denied
+        assert await _outcome(total) == denied
+        assert await kept.read() == b"tick"
+        assert len(authorizer.running) == 1
+        assert {report.cause for report in api.refusals} == {"policy_denied"}
+        assert {report.peer for report in api.refusals} == {WEB}
+        kept.cancel()
+
+
+async def _rest(call: Any) -> None:
+    while await call.read():
+        pass
+
+
+def _allowing(path: str) -> dict[str, Any]:
+    return {
+        **ALLOW_WHO,
+        "metadata": {"name": f"{path[1:]}-may-ask"},
+        "spec": {
+            **ALLOW_WHO["spec"],
+            "rules": [{"from": [{"spiffeIDs": [f"spiffe://example.test{path}"]}]}],
+        },
+    }
+
+
+def test_blocking_streams_end_with_the_policy_that_allowed_them(
+    domain: InMemoryTrustDomain, api: InMemorySource, web: InMemorySource
+) -> None:
+    """The same without asyncio: the stream is cancelled, and the next one is denied."""
+    authorizer = authorize_policy(api)
+    domain.apply(ALLOW_WHO)
+    with (
+        serving(api, PolicyInterceptor(authorizer), authorize=authorize_any()) as target,
+        secure_channel(target, source=web, authorize=authorize_id(API)) as channel,
+    ):
+        assert channel.unary_unary("/test/Who")(b"", timeout=5) == WEB.encode()
+        ticks = channel.unary_stream("/test/Ticks")(b"", timeout=5)
+        assert next(ticks) == b"tick"
+        domain.apply(_allowing("/other"))  # does not concern it
+        assert next(ticks) == b"tick"
+        domain.withdraw("web-may-ask")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(ticks)
+        assert caught.value.code() is grpc.StatusCode.CANCELLED
+        with pytest.raises(grpc.RpcError) as caught:
+            next(channel.unary_stream("/test/Ticks")(b"", timeout=5))
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert len(authorizer.running) == 0
+
+
 async def test_a_port_of_grpc_itself_has_no_peers(api: InMemorySource) -> None:
     """A call that came in another way is UNAUTHENTICATED, whatever policies say."""
     server = grpc.aio.server(interceptors=[AioPolicyInterceptor(authorize_policy(api))])

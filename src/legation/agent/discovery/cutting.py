@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from legation.agent.discovery.connections import ConnectionTable, OpenConnection, canonical_address
+from legation.agent.discovery.connections import ConnectionTable, Endpoints, canonical_address
 from legation.agent.discovery.sock_diag import KernelSocket, SockDiag, can_destroy
 from legation.envoy.spec import Address
 from legation.errors import LegationError
@@ -64,23 +64,22 @@ class Cutter:
         self,
         ports: Iterable[int],
         table: ConnectionTable,
-        refused: Callable[[OpenConnection], bool],
+        doomed: Collection[Endpoints],
         *,
         unknown: bool,
     ) -> int:
-        """Cut the connections of refused peers on the inbound `ports`; return how many.
+        """Cut connections on the inbound `ports`; return how many.
 
         Args:
             ports: of the proxy's inbound listeners.
             table: who the peers are.
-            refused: tells whom to cut.
+            doomed: what to cut.
             unknown: cut the connections that are in no record as well. Nobody can say that
                 they are not the refused peer's: they were opened while no agent was there.
         """
         ports = tuple(ports)
-        known = {item.endpoints for item in table.refused(refused)}
-        cut = self._destroy(ports, lambda item: item.endpoints in known) if known else 0
-        table.forget(known)
+        cut = self._destroy(ports, lambda item: item.endpoints in doomed) if doomed else 0
+        table.forget(doomed)
         if unknown and await self._unknown_remain(ports, table):
             cut += self._destroy(ports, lambda item: item.endpoints not in table)
         return cut

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from cryptography import x509
 
+from legation.agent.freshness import NO_POLICY, Verdict
 from legation.agent.model import AttestedCaller, Identities, WorkloadIdentity
 from legation.envoy.snapshot import ProxyInputs
 from legation.envoy.spec import ProxySpec
@@ -61,6 +62,7 @@ def inputs_from(
     *,
     drain_epochs: Mapping[str, int],
     ocsp_staple: bytes | None = None,
+    verdict: Verdict = NO_POLICY,
 ) -> ProxyInputs:
     """Gather what a snapshot is made from."""
     chain_pem, private_key_pem, issuer = pem_of(identity.chain, identity.private_key)
@@ -74,6 +76,8 @@ def inputs_from(
         mtls=identity.entry.mtls,
         drain_epochs=drain_epochs,
         ocsp_staple=ocsp_staple,
+        refuses=verdict.refuses,
+        lists=verdict.lists,
     )
 
 

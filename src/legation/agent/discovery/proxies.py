@@ -5,26 +5,30 @@ The order of things at each revision:
 1. The snapshot is built; what changed is sent, and the proxy acknowledges or refuses it.
 2. When everything is acknowledged, new handshakes and requests of revoked peers are refused,
    so no connection that is cut now can come back.
-3. The open connections of revoked peers are cut.
-4. Only then the point is stated to be at that revision.
+3. The open connections of revoked peers are cut, and those with what no policy allows any
+   more: a TCP connection, or a call that lasts.
+4. Only then the point is stated to be at that revision. If policies took something from the
+   peer of an open HTTP connection, calls may run on it that are too young to be known: they
+   are waited for, and cut, first.
 """
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 
-from legation.agent.discovery.connections import ConnectionTable, OpenConnection
+from legation.agent.discovery.connections import ConnectionTable, Endpoints, OpenConnection
 from legation.agent.discovery.cutting import DRAIN, SOCKET_DESTROY
 from legation.agent.discovery.identity import find_identity, identity_for, inputs_from
+from legation.agent.discovery.judging import Judge
 from legation.agent.discovery.messages import RawMessage
 from legation.agent.discovery.offered import Offer, OfferedIdentity, places_to_look
 from legation.agent.discovery.session import Request, Session
+from legation.agent.discovery.settling import Settling
+from legation.agent.discovery.stapling import Stapling
+from legation.agent.discovery.streams import LastingCall, StreamTable
 from legation.agent.discovery.surroundings import Surroundings
-from legation.agent.model import (
-    AttestedCaller,
-    PointState,
-    WorkloadIdentity,
-)
+from legation.agent.model import AttestedCaller, PointState, WorkloadIdentity
 from legation.agent.tls import KEY_ALGORITHMS
 from legation.causes import Cause
 from legation.envoy import type_urls
@@ -32,8 +36,6 @@ from legation.envoy.revocation import RevokedPeers
 from legation.envoy.snapshot import Snapshot, build
 from legation.envoy.spec import Address, Outbound, ProxySpec
 from legation.errors import LegationError
-from legation.policy import PolicyMatcher
-from legation.policy import Request as Call
 
 KIND = "envoy"
 # How long a drain may take before the revision is stated with a note about it.
@@ -41,6 +43,7 @@ DRAIN_LIMIT_S = 15.0
 _DRAIN_POLL_S = 0.05
 _MAX_NOTE = 300
 _NEVER = -1
+_FULL = "proxy %s: too many %s to record"
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +77,8 @@ class ConnectedProxy:
         self.spec = spec
         self.pid = caller.pid
         self.table = ConnectionTable()
+        self.streams = StreamTable()
+        self.judge = Judge(spec.inbound)
         self._around = around
         self._attest = attest
         self._caller = caller
@@ -84,12 +89,13 @@ class ConnectedProxy:
         self._drain_epochs: dict[str, int] = {}
         self._stale = False
         self._withdrawn = self._cut_note = ""
-        self._staple: bytes | None = None
-        self._refused_staple: bytes | None = None
+        self._stapling = Stapling(around.staple)
         self._runner: asyncio.Task[None] | None = None
         self._work, self._enforce = asyncio.Event(), asyncio.Event()
+        self._settling = Settling(self._enforce.set, stated=_NEVER)
         self._snapshot = self._build(None)
         self._enforced: Snapshot | None = None
+        self._forbidden_seen = False
         self._stated = _NEVER
         self._applied_at = around.clock.now()
         # From now on this point exists, with nothing in force yet.
@@ -143,9 +149,8 @@ class ConnectedProxy:
     def _settle_identity(self, version: str, error: str) -> None:
         if not error:
             self._offered.accepted(version)
-        elif self._staple is not None:
+        elif self._stapling.refuse():
             # Perhaps it is only the staple, which must not hold up anything else.
-            self._refused_staple = self._staple
             self._snapshot = self._build(self._snapshot)
         elif self._offered.refused(version, error):
             _log.error("proxy %s is given its certificate before again", self.point)
@@ -162,14 +167,39 @@ class ConnectedProxy:
 
     def opened(self, connection: OpenConnection) -> None:
         """Record a new connection."""
+        # Whatever ran on an earlier one between the same ports is over.
+        self.streams.closed(connection.endpoints, at=connection.opened_at)
         if self.table.opened(connection):
             return
         self._around.cutter.prune(self.pid, self._inbound_ports(), self.table)
         if not self.table.opened(connection):
-            _log.warning("proxy %s: too many connections to record", self.point)
+            _log.warning(_FULL, self.point, "connections")
+
+    def closed(self, endpoints: Endpoints, *, at: float) -> None:
+        """Forget the connection that ended `at`, Unix seconds."""
+        self.table.closed(endpoints, at=at)
+        self.streams.closed(endpoints, at=at)
+
+    def lasts(self, call: LastingCall, *, over: bool) -> None:
+        """Record a call that lasts, or that is over."""
+        if over:
+            self.streams.over(call)
+            return
+        if not self.streams.lasts(call):
+            _log.warning(_FULL, self.point, "calls")
+        self._go_by_policies()
+        if self.judge.refuses_call(call):
+            # It began before a change, and is old enough to be known only now.
+            self._forbidden_seen = True
+            self._enforce.set()
+
+    def succeed(self, before: "ConnectedProxy") -> None:
+        """Take over from the stream that the same process had before."""
+        self.table, self.streams, self.judge = before.table, before.streams, before.judge
+        before.end()
 
     def end(self) -> None:
-        """End `run`: the same process has opened another stream."""
+        """End `run`."""
         if self._runner is not None:
             self._runner.cancel()
 
@@ -228,14 +258,13 @@ class ConnectedProxy:
         return find_identity(held, self.spiffe_id)
 
     def _build(self, previous: Snapshot | None) -> Snapshot:
-        staple = self._around.staple(self._offered.current.serial)
-        self._staple = None if staple == self._refused_staple else staple
         inputs = inputs_from(
             self._offered.current,
             self.spec,
             self._around.identities,
             drain_epochs=self._drain_epochs,
-            ocsp_staple=self._staple,
+            ocsp_staple=self._stapling.choose(self._offered.current),
+            verdict=self._around.verdict(self.point, self.spiffe_id),
         )
         return build(inputs, previous=previous)
 
@@ -244,33 +273,38 @@ class ConnectedProxy:
             await self._enforce.wait()
             self._enforce.clear()
             snapshot = self._snapshot
-            if snapshot.revision == self._stated:
+            held = self._stated, self._enforced and self._enforced.force
+            if held == (snapshot.revision, snapshot.force) and not self._forbidden_seen:
                 continue
+            self._forbidden_seen = False
+            self._go_by_policies()
+            hidden = self.judge.may_hide_calls(self.table)
             try:
                 note = await self._end_open_connections(snapshot)
             except LegationError as error:
                 _log.error("proxy %s: open connections were not cut: %s", self.point, error)
                 note = f"open connections were not cut: {error.message}"
+            self._cut_note = note or (self._cut_note if self._settling.waits else "")
             self._enforced = snapshot
-            self._cut_note = note
-            self._state(snapshot.revision)
+            self._settling.enforced(snapshot.revision, wait=hidden)
+            self._state(self._settling.settled())
 
     async def _end_open_connections(self, snapshot: Snapshot) -> str:
-        """Cut or drain what revoked peers still hold open; return what was done."""
-        upstreams = self._upstreams_revoked(snapshot)
-        unknown = self._peers_revoked(snapshot)
+        """Cut or drain what may not stay open; return what was done."""
+        upstreams, unknown = self._upstreams_revoked(snapshot), self._peers_revoked(snapshot)
         cutter = self._around.cutter
         if not cutter.reaches(self.pid):
             return await self._drain(upstreams, unknown=unknown)
-        cut = await cutter.cut_inbound(
-            self._inbound_ports(), self.table, self._refused_now(), unknown=unknown
-        )
+        doomed = self._doomed()
+        cut = await cutter.cut_inbound(self._inbound_ports(), self.table, doomed, unknown=unknown)
+        for endpoints in doomed:
+            self.streams.closed(endpoints, at=math.inf)
         addresses = [Address.parse(outbound.upstream) for outbound in upstreams]
         cut += await cutter.cut_outbound(self.pid, addresses)
         return f"cut {_connections(cut)}" if cut else ""
 
     async def _drain(self, upstreams: Iterable[Outbound], *, unknown: bool) -> str:
-        doomed = [item.endpoints for item in self.table.refused(self._refused_now())]
+        doomed = self._doomed()
         listens = [outbound.listen for outbound in upstreams]
         if doomed or unknown:
             listens += [inbound.listen for inbound in self.spec.inbound]
@@ -293,26 +327,20 @@ class ConnectedProxy:
     def _inbound_ports(self) -> list[int]:
         return [Address.parse(inbound.listen).port for inbound in self.spec.inbound]
 
-    def _refused_now(self) -> Callable[[OpenConnection], bool]:
-        """Return a test for connections that may not stay open.
+    def _go_by_policies(self) -> None:
+        held = self._around.identities.state.policies  # without any, nobody is allowed
+        policies = () if self._snapshot.refuses else held.values()
+        self.judge.go_by(policies, target=self.spiffe_id)
 
-        Those of revoked peers; and TCP connections that no policy allows any more, which
-        Envoy judges at their first byte only. HTTP is judged request by request.
-        """
-        tcp = [item for item in self.spec.inbound if item.protocol.is_tcp]
-        tcp_ports = {Address.parse(item.listen).port for item in tcp}
-        policies = self._around.identities.state.policies.values() if tcp else ()
-        matcher = PolicyMatcher(policies)
+    def _doomed(self) -> frozenset[Endpoints]:
+        """Return the connections that may not stay open."""
 
         def refused(connection: OpenConnection) -> bool:
-            if connection.serial is None:
-                return False
-            if self.refusal(connection) is not None:
-                return True
-            port = connection.endpoints.local_port
-            return port in tcp_ports and not _allowed(matcher, connection, self.spiffe_id)
+            revoked = self.refusal(connection) is not None
+            return revoked or self.judge.refuses_connection(connection)
 
-        return refused
+        connections = (item.endpoints for item in self.table.refused(refused))
+        return self.streams.refused(self.judge.refuses_call).union(connections)
 
     def _peers_revoked(self, snapshot: Snapshot) -> bool:
         """Tell whether peers were revoked since the last time connections were cut."""
@@ -321,9 +349,7 @@ class ConnectedProxy:
             before = self._enforced.revoked
         elif self._brought(snapshot, type_urls.EXTENSION):
             return False
-        return bool(
-            set(now.serials) - set(before.serials) or set(now.identities) - set(before.identities)
-        )
+        return bool(snapshot.refuses) or now.adds_to(before)
 
     def _upstreams_revoked(self, snapshot: Snapshot) -> list[Outbound]:
         if self._enforced is not None:
@@ -353,8 +379,7 @@ class ConnectedProxy:
         refused = (
             f"refused {url.rpartition('.')[2]}: {e}" for url, e in self._session.errors.items()
         )
-        lists = "" if self._snapshot.lists_in_force else "no revocation lists in force"
-        notes = (self._cut_note, self._withdrawn, lists, *refused)
+        notes = (self._cut_note, self._withdrawn, *self._snapshot.notes, *refused)
         self._around.board.put(
             PointState(
                 id=self.point,
@@ -370,14 +395,3 @@ class ConnectedProxy:
 
 def _connections(count: int) -> str:
     return f"{count} connection{'' if count == 1 else 's'}"
-
-
-def _allowed(matcher: PolicyMatcher, connection: OpenConnection, target: str) -> bool:
-    call = Call(
-        source=connection.spiffe_id,
-        target=target,
-        method=None,
-        path=None,
-        port=connection.endpoints.local_port,
-    )
-    return matcher.decide(call).allowed

@@ -9,13 +9,18 @@ from typing import Any
 from urllib.parse import unquote
 
 from cryptography import x509
+from envoy.data.accesslog.v3 import accesslog_pb2
 
 from legation.agent.discovery.connections import Endpoints, OpenConnection
+from legation.agent.discovery.streams import MAX_PATH, LastingCall
 from legation.causes import Cause, cause_of
 from legation.envoy.access_log import (
     CONNECTION_LOG,
+    STREAM_LOG,
     TAG_CAUSE,
     TAG_CHAIN,
+    TAG_METHOD,
+    TAG_PATH,
     TAG_POLICY,
     TAG_SERIAL,
     TAG_TERMINATION,
@@ -50,11 +55,21 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One entry of an access log: a connection that ended, or a call that failed."""
+    """One entry of an access log.
 
-    ended: Endpoints | None
-    ended_at: float
-    refused: Refused | None
+    Attributes:
+        ended: a connection that ended.
+        ended_at: when, Unix seconds.
+        refused: a connection or call that failed.
+        lasting: a call that goes on, or is over after it had been going on.
+        over: which of the two.
+    """
+
+    ended: Endpoints | None = None
+    ended_at: float = math.inf
+    refused: Refused | None = None
+    lasting: LastingCall | None = None
+    over: bool = False
 
 
 def opened(attributes: Any, *, at: float) -> OpenConnection:
@@ -77,6 +92,10 @@ def records(message: Any, log_name: str) -> Iterator[Record]:
     """Read the entries of one message of the access log service."""
     for entry in message.tcp_logs.log_entry:
         common = entry.common_properties
+        if log_name == STREAM_LOG:
+            over = common.access_log_type == accesslog_pb2.DownstreamEnd
+            yield Record(lasting=_lasting(common), over=over)
+            continue
         ended, ended_at = None, 0.0
         if log_name == CONNECTION_LOG:
             ended = _ended(common)
@@ -89,6 +108,24 @@ def _ended(common: Any) -> Endpoints | None:
         return _endpoints(common.downstream_local_address, common.downstream_direct_remote_address)
     except InvalidInput:
         return None
+
+
+def _lasting(common: Any) -> LastingCall | None:
+    try:
+        endpoints = _endpoints(
+            common.downstream_local_address, common.downstream_direct_remote_address
+        )
+    except InvalidInput:
+        return None
+    tags, began = common.custom_tags, common.start_time
+    path = _tag(tags, TAG_PATH)
+    return LastingCall(
+        endpoints=endpoints,
+        spiffe_id=_tag(tags, TAG_URI)[:_MAX_PEER],
+        method=_tag(tags, TAG_METHOD),
+        path=path if 0 < len(path) <= MAX_PATH else None,
+        began_at=began.seconds * 1_000_000_000 + began.nanos,
+    )
 
 
 def _refused(common: Any) -> Refused | None:
@@ -122,8 +159,8 @@ def _refused(common: Any) -> Refused | None:
 
 
 def _cause(word: str) -> Cause:
-    """Read the name of a matched RBAC action: a cause for a revoked peer, else a policy."""
-    known = (Cause.CERTIFICATE_REVOKED, Cause.IDENTITY_BANNED)
+    """Read the name of a matched RBAC action: a cause, or else a policy."""
+    known = (Cause.CERTIFICATE_REVOKED, Cause.IDENTITY_BANNED, Cause.REVOCATION_DATA_STALE)
     return next((cause for cause in known if cause == word), Cause.POLICY_DENIED)
 
 

@@ -20,11 +20,18 @@ from typing import Any
 from legation.agent.discovery.identity import no_identity, pem_of
 from legation.agent.discovery.messages import RawMessage
 from legation.agent.discovery.session import Request, Session
+from legation.agent.discovery.stapling import Stapling
 from legation.agent.discovery.surroundings import Surroundings
-from legation.agent.model import AttestedCaller, PointState
+from legation.agent.identities.staples import needs_staple
+from legation.agent.model import AttestedCaller, PointState, WorkloadIdentity
 from legation.envoy import type_urls
 from legation.envoy.revocation import RevokedPeers
-from legation.envoy.secrets import identity_secret, trust_secret, usable_lists
+from legation.envoy.secrets import (
+    cover_issuers,
+    identity_secret,
+    trust_secret,
+    usable_lists,
+)
 from legation.envoy.snapshot import Snapshot, TypedResources, digest_of
 from legation.pki.spiffe_id import TrustDomain
 
@@ -108,6 +115,7 @@ class SecretStream:
         self._around = around
         self._caller = caller
         self._attest = attest
+        self._stapling: dict[str, Stapling] = {}  # by entry
         self._session = Session((type_urls.SECRET,))
         self._work = asyncio.Event()
         self._stale = False
@@ -173,25 +181,30 @@ class SecretStream:
             lists_in_force=False,
         )
 
-    def _staple(self, serial: int) -> bytes | None:
-        return self._around.staple(serial) if self._client.stapling else None
+    def _staple(self, identity: WorkloadIdentity) -> bytes | None:
+        if not self._client.stapling and not needs_staple(identity):
+            return None
+        own = Stapling(self._around.staple)
+        return self._stapling.setdefault(identity.entry.id, own).choose(identity)
 
     def _all_secrets(self) -> Iterator[dict[str, Any]]:
         state = self._around.identities.state
         own = self._around.identities.agent_id.trust_domain
         for identity in self._held:
             chain, key, _ = pem_of(identity.chain, identity.private_key)
-            staple = self._staple(identity.serial)
+            staple = self._staple(identity)
             yield identity_secret(chain, key, name=identity.spiffe_id, ocsp_staple=staple)
         first = self._held[0]
         chain, key, issuer = pem_of(first.chain, first.private_key)
-        staple = self._staple(first.serial)
+        staple = self._staple(first)
         yield identity_secret(chain, key, name=DEFAULT_IDENTITY, ocsp_staple=staple)
-        lists = usable_lists(state.crls.values(), issuer=issuer)
+        wanted = self._around.verdict(self._client.point, first.spiffe_id).lists
+        lists = usable_lists(state.crls.values(), issuer=issuer) if wanted else ()
         for name, bundle in state.bundles.items():
             domain = TrustDomain(name)
             pem = bundle.to_pem().decode()
             crls = lists if domain == own else ()
-            yield trust_secret(domain, pem, crls, name=str(domain.id))
+            leaf_only = not cover_issuers(crls, bundle)
+            yield trust_secret(domain, pem, crls, name=str(domain.id), leaf_only=leaf_only)
             if domain == own:
-                yield trust_secret(domain, pem, crls, name=DEFAULT_TRUST)
+                yield trust_secret(domain, pem, crls, name=DEFAULT_TRUST, leaf_only=leaf_only)

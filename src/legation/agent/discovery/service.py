@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from grpclib.const import Cardinality, Handler
 from grpclib.server import Stream
 
+from legation.agent.discovery.connections import Endpoints
 from legation.agent.discovery.cutting import Cutter
 from legation.agent.discovery.messages import Encoder, RawMessage, Strict
 from legation.agent.discovery.offered import Offer
@@ -24,6 +25,7 @@ from legation.agent.discovery.records import opened, records
 from legation.agent.discovery.secrets import SecretClient
 from legation.agent.discovery.session import Request
 from legation.agent.discovery.surroundings import Surroundings
+from legation.agent.freshness import NO_POLICY, Verdict
 from legation.agent.identities.staples import Stapled, unstapled
 from legation.agent.local.server import attest_peer
 from legation.agent.model import (
@@ -61,6 +63,7 @@ class Discovery:
         clock: the time.
         cutter: cuts open connections; None for one that finds out what it may do.
         staple: returns the OCSP response to staple to a certificate, by serial number.
+        verdict: returns what staleness demands of a point, by its name and SPIFFE ID.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Discovery:
         clock: Clock,
         cutter: Cutter | None = None,
         staple: Stapled = unstapled,
+        verdict: Callable[[str, str], Verdict] = lambda *_: NO_POLICY,
     ) -> None:
         self._attestor = attestor
         self._around = Surroundings(
@@ -81,6 +85,7 @@ class Discovery:
             encoder=Encoder(),
             cutter=cutter or Cutter(),
             staple=staple,
+            verdict=verdict,
         )
         self._proxies: dict[int, ConnectedProxy] = {}
         self._secret_clients: dict[int, SecretClient] = {}
@@ -163,8 +168,7 @@ class Discovery:
         )
         before = self._proxies.get(caller.pid)
         if before is not None:  # the same process, after its stream broke
-            proxy.table = before.table
-            before.end()
+            proxy.succeed(before)
         self._proxies[caller.pid] = proxy
         self._follow_exit(caller.pid)
         _log.info("proxy %s is connected as %s", proxy.point, proxy.spiffe_id)
@@ -192,10 +196,14 @@ class Discovery:
                 continue
             for record in records(message, log_name):
                 if record.ended is not None:
-                    proxy.table.closed(record.ended, at=record.ended_at)
+                    proxy.closed(record.ended, at=record.ended_at)
+                if record.lasting is not None:
+                    proxy.lasts(record.lasting, over=record.over)
                 if record.refused is not None:
                     refused = record.refused
                     self._refuse(proxy, refused.cause, refused.peer, refused.serial, refused.raw)
+                    if record.ended is not None:
+                        self._see(proxy, record.ended, refused.peer, refused.serial, refused.cause)
         await stream.send_message(als_pb2.StreamAccessLogsResponse())
 
     async def _check(self, stream: _AnyStream) -> None:
@@ -208,6 +216,7 @@ class Discovery:
             peer = connection.spiffe_id
             cause = proxy.refusal(connection)
             serial = "" if connection.serial is None else f"{connection.serial:x}"
+            self._see(proxy, connection.endpoints, peer, serial, cause)
             if cause is not None:
                 answer = _REFUSE
                 self._refuse(proxy, cause, peer, serial, "refused when it was recorded")
@@ -229,6 +238,21 @@ class Discovery:
         self._around.board.refuse(
             RefusalReport(point=proxy.point, cause=str(cause), peer=peer, serial=serial, raw=raw)
         )
+
+    def _see(
+        self, proxy: ConnectedProxy, ends: Endpoints, peer: str, serial: str, cause: Cause | None
+    ) -> None:
+        if serial:
+            at = self._around.clock.monotonic()
+            self._around.board.see(
+                proxy.point,
+                peer=peer,
+                serial=serial,
+                address=ends.remote,
+                cause=cause or "",
+                first=at,
+                last=at,
+            )
 
     def _point_name(self, name: str, pid: int) -> str:
         """Name a point; a second living process of the same name is told apart by its pid."""

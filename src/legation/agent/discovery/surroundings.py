@@ -1,9 +1,11 @@
 """What all the proxies behind one agent share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from legation.agent.discovery.cutting import Cutter
 from legation.agent.discovery.messages import Encoder
+from legation.agent.freshness import NO_POLICY, Verdict
 from legation.agent.identities.staples import Stapled, unstapled
 from legation.agent.model import Changes, Identities, PointBoard
 from legation.clock import Clock
@@ -15,6 +17,7 @@ class Surroundings:
 
     Attributes:
         staple: returns the OCSP response to staple to a certificate, by serial number.
+        verdict: returns what staleness demands of a point, by its name and SPIFFE ID.
         offers: notified when a proxy was given another certificate, or says something about it.
     """
 
@@ -24,4 +27,5 @@ class Surroundings:
     encoder: Encoder
     cutter: Cutter
     staple: Stapled = unstapled
+    verdict: Callable[[str, str], Verdict] = lambda *_: NO_POLICY
     offers: Changes = field(default_factory=Changes)

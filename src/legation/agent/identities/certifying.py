@@ -1,14 +1,15 @@
 """From workload entries to identities: make keys, have them certified, prove the result."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self, TypeAlias
 
 from legation.agent.identities.proof import prove
 from legation.agent.model import WorkloadIdentity
 from legation.clock import Clock
-from legation.errors import InvalidInput, LegationError, Unavailable
+from legation.errors import InternalError, InvalidInput, LegationError, Unavailable
 from legation.pki import (
     KeyAlgorithm,
     PrivateKey,
@@ -21,10 +22,14 @@ from legation.pki import (
 from legation.wire.feed import WorkloadEntry
 
 Outcome: TypeAlias = WorkloadIdentity | LegationError
+Prepare: TypeAlias = Callable[[WorkloadIdentity], Awaitable[None]]
+"""Sees to it that there is a staple for a certificate; raises LegationError if there is none."""
 
 # A proof takes milliseconds. This many are made before their results are put to use.
 _PROOFS = 8
 _SLOW_KEYS = frozenset({KeyAlgorithm.RSA_3072, KeyAlgorithm.RSA_4096})
+
+_log = logging.getLogger(__name__)
 
 
 class Certifier(Protocol):
@@ -71,6 +76,23 @@ async def certify(
             for case in answered[start : start + _PROOFS]
         ]
         yield await asyncio.to_thread(_outcomes, cases, clock)
+
+
+async def stapled(identity: WorkloadIdentity, prepare: Prepare) -> Outcome:
+    """Return an identity once there is a staple for it, or why there is none."""
+    try:
+        await prepare(identity)
+    except LegationError as error:
+        return error
+    except Exception as error:
+        _log.exception("no staple")
+        return InternalError(f"no staple: {type(error).__name__}")
+    return identity
+
+
+async def unprepared(identity: WorkloadIdentity) -> None:
+    """Have no staple, for an agent that staples nothing."""
+    raise Unavailable(f"certificate {identity.serial:x} must be stapled, and nobody does it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

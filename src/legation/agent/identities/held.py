@@ -23,6 +23,26 @@ _USUAL_LIFETIME = timedelta(hours=1)
 WORTH_IT = 1 / 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationStatus:
+    """How one entry's identity is, for people.
+
+    Attributes:
+        serial: of the certificate that serves.
+        rejected: serial of a newer one that did not serve and was taken back.
+        note: what a freeze window has to do with `next_attempt`.
+    """
+
+    entry: WorkloadEntry
+    serial: int | None
+    not_after: datetime | None
+    next_attempt: datetime
+    failures: int
+    problem: str | None
+    rejected: int | None = None
+    note: str = ""
+
+
 @dataclass(slots=True, kw_only=True)
 class HeldEntry:
     """One entry, and how far its certificates are.
@@ -67,6 +87,19 @@ class HeldEntry:
         if self.rejected is not None:
             return self.rejected
         return None if self.identity is None else self.identity.serial
+
+    def status(self) -> RotationStatus:
+        """Return how it is."""
+        return RotationStatus(
+            entry=self.entry,
+            serial=self.identity.serial if self.identity else None,
+            not_after=self.identity.not_after if self.identity else None,
+            next_attempt=self.due,
+            failures=self.failures + self.setbacks,
+            problem=None if self.problem is None else str(self.problem),
+            rejected=self.rejected,
+            note=self.note,
+        )
 
     def begin(self) -> None:
         """An attempt starts."""
@@ -185,6 +218,7 @@ def _certified_part(entry: WorkloadEntry) -> tuple[object, ...]:
         entry.common_name,
         entry.lifetime_s,
         entry.key_algorithm,
+        entry.must_staple,
     )
 
 

@@ -9,14 +9,21 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from legation.agent.identities.certifying import Certifier, Outcome, certify
-from legation.agent.identities.held import HeldEntry
+from legation.agent.identities.certifying import (
+    Certifier,
+    Outcome,
+    Prepare,
+    certify,
+    stapled,
+    unprepared,
+)
+from legation.agent.identities.held import HeldEntry, RotationStatus
 from legation.agent.identities.peer_bundles import PeerBundles
 from legation.agent.identities.proof import still_proved
 from legation.agent.identities.schedule import DEFAULT_TIMING, RenewalTiming
+from legation.agent.identities.staples import needs_staple
 from legation.agent.model import AttestedCaller, Changes, WorkloadIdentity
 from legation.causes import Cause
 from legation.clock import Clock
@@ -33,28 +40,15 @@ _RELEVANT = frozenset({Kind.ENTRY, Kind.REVOCATION, Kind.BAN, Kind.BUNDLE})
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RotationStatus:
-    """How one entry's identity is, for people.
-
-    Attributes:
-        serial: of the certificate that serves.
-        rejected: serial of a newer one that did not serve and was taken back.
-        note: what a freeze window has to do with `next_attempt`.
-    """
-
-    entry: WorkloadEntry
-    serial: int | None
-    not_after: datetime | None
-    next_attempt: datetime
-    failures: int
-    problem: str | None
-    rejected: int | None = None
-    note: str = ""
+_Asked = tuple[HeldEntry, WorkloadEntry]
 
 
 class Rotator:
-    """The agent's workload identities; implements `legation.agent.model.Identities`."""
+    """The agent's workload identities; implements `legation.agent.model.Identities`.
+
+    Args:
+        prepare_staple: awaited for a certificate that must be stapled, before it serves.
+    """
 
     def __init__(
         self,
@@ -65,6 +59,7 @@ class Rotator:
         certifier: Certifier,
         clock: Clock,
         timing: RenewalTiming = DEFAULT_TIMING,
+        prepare_staple: Prepare = unprepared,
     ) -> None:
         self._agent_id = agent_id
         self._state = state
@@ -72,6 +67,7 @@ class Rotator:
         self._certifier = certifier
         self._clock = clock
         self._timing = timing
+        self._prepare_staple = prepare_staple
         self._rows: dict[str, HeldEntry] = {}
         self._held_by_peers = PeerBundles(first_bundle)
         self._latest_order = 0
@@ -127,19 +123,7 @@ class Rotator:
 
     def status(self) -> list[RotationStatus]:
         """Return how each entry's identity is."""
-        return [
-            RotationStatus(
-                entry=row.entry,
-                serial=row.identity.serial if row.identity else None,
-                not_after=row.identity.not_after if row.identity else None,
-                next_attempt=row.due,
-                failures=row.failures + row.setbacks,
-                problem=None if row.problem is None else str(row.problem),
-                rejected=row.rejected,
-                note=row.note,
-            )
-            for row in self._rows.values()
-        ]
+        return [row.status() for row in self._rows.values()]
 
     def feed_changed(self, kinds: Collection[Kind]) -> None:
         """Take over what changed in the feed state, before this returns."""
@@ -339,7 +323,8 @@ class Rotator:
 
     async def _issue(self, rows: Sequence[HeldEntry]) -> None:
         asked = [row.entry for row in rows]
-        waiting = list(zip(rows, asked, strict=True))
+        waiting: list[_Asked] = list(zip(rows, asked, strict=True))
+        unstapled: list[tuple[_Asked, WorkloadIdentity]] = []
         failure: LegationError | None = None
         try:
             async with self._slots:
@@ -347,28 +332,45 @@ class Rotator:
                     asked, certifier=self._certifier, bundles=self._bundles_of, clock=self._clock
                 ):
                     done, waiting = waiting[: len(outcomes)], waiting[len(outcomes) :]
-                    self._settle(done, outcomes)
+                    unstapled += self._settle(done, outcomes)
         except LegationError as error:
             failure = error
         except Exception as error:
             _log.exception("certifying failed")
             failure = InternalError(f"certifying failed: {type(error).__name__}")
         finally:
-            for row in rows:
+            for row, _ in waiting:
                 row.in_flight = False
         if failure is not None:
             self._settle(waiting, [failure] * len(waiting))
         self._wake.set()
+        await asyncio.gather(*(self._staple(*case) for case in unstapled))
 
     def _settle(
-        self, asked: Sequence[tuple[HeldEntry, WorkloadEntry]], outcomes: Sequence[Outcome]
-    ) -> None:
-        for (row, entry), outcome in zip(asked, outcomes, strict=True):
-            row.in_flight = False
-            # The entry may have been changed or deleted since.
-            if self._rows.get(entry.id) is row and row.entry == entry:
-                self._take(row, outcome)
+        self, asked: Sequence[_Asked], outcomes: Sequence[Outcome]
+    ) -> list[tuple[_Asked, WorkloadIdentity]]:
+        """Put outcomes into service; return those that need a staple first."""
+        unstapled = []
+        for case, outcome in zip(asked, outcomes, strict=True):
+            if isinstance(outcome, WorkloadIdentity) and needs_staple(outcome):
+                unstapled.append((case, outcome))
+            else:
+                self._put(case, outcome)
         self._changes.notify()
+        return unstapled
+
+    async def _staple(self, case: _Asked, identity: WorkloadIdentity) -> None:
+        """Put a certificate into service that no client would accept without a staple."""
+        self._put(case, await stapled(identity, self._prepare_staple))
+        self._changes.notify()
+        self._wake.set()
+
+    def _put(self, case: _Asked, outcome: Outcome) -> None:
+        row, entry = case
+        row.in_flight = False
+        # The entry may have been changed or deleted since.
+        if self._rows.get(entry.id) is row and row.entry == entry:
+            self._take(row, outcome)
 
     def _bundles_of(self, entry: WorkloadEntry) -> Sequence[TrustBundle]:
         """Return the bundles under which a new certificate of `entry` must verify.

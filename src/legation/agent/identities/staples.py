@@ -13,13 +13,14 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 from legation.agent.model import Changes, WorkloadIdentity
 from legation.clock import Clock
-from legation.errors import InternalError, LegationError
+from legation.errors import InternalError, LegationError, Unavailable
 from legation.pki import certificate_from_der
-from legation.pki.ocsp import Staple, check_staple
+from legation.pki.ocsp import Staple, check_staple, must_staple
 from legation.wire.agent_calls import MAX_STAPLES
 from legation.wire.feed import FeedState
 
@@ -27,6 +28,8 @@ _FIRST_PAUSE_S = 5.0
 _LONGEST_PAUSE_S = 900.0
 # Looking at the clock this often finds out that the machine slept or its clock was set.
 _LONGEST_NAP_S = 15.0
+# How long a new certificate that must be stapled waits for its first response.
+OBTAIN_S = 20.0
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +85,7 @@ class Staples:
         self._source = source
         self._clock = clock
         self._rows: dict[int, _Row] = {}
+        self._announced: dict[int, WorkloadIdentity] = {}
         self._wake = asyncio.Event()
 
     @property
@@ -96,6 +100,32 @@ class Staples:
             return None
         refused = self._holder.state.refusal(serial=serial, spiffe_id=row.identity.spiffe_id)
         return None if refused else row.staple.der
+
+    async def obtain(self, identity: WorkloadIdentity) -> None:
+        """Return when there is a response about a certificate that is not in service yet.
+
+        Raises:
+            Unavailable: there was none within `OBTAIN_S` seconds.
+        """
+        serial = identity.serial
+        self._announced[serial] = identity
+        self._wake.set()
+        try:
+            async with asyncio.timeout(OBTAIN_S):
+                async for _ in self.changes.watch():
+                    if self.staple(serial) is not None:
+                        return
+        except TimeoutError:
+            why = f": {self.problem}" if self.problem else ""
+            raise Unavailable(
+                f"certificate {serial:x} must be stapled, and has no OCSP response{why}",
+                remedy="see whether the authority answers OCSP requests, or update the entry "
+                "with --no-must-staple",
+            ) from None
+        finally:
+            # Once it is held it stays known for that; until then its response must not be lost.
+            if self.staple(serial) is None:
+                self._announced.pop(serial, None)
 
     async def run(self) -> None:
         """Fetch responses in time, until cancelled."""
@@ -158,9 +188,15 @@ class Staples:
     def _reconcile(self) -> None:
         """Have a row for each certificate in force, and for no other."""
         now, state = self._clock.now(), self._holder.state
+        held = {identity.serial: identity for identity in self._holder.held()}
+        self._announced = {
+            serial: identity
+            for serial, identity in self._announced.items()
+            if serial not in held and now < identity.not_after
+        }
         wanted = {
             identity.serial: identity
-            for identity in self._holder.held()
+            for identity in (*held.values(), *self._announced.values())
             # A chain of one is a root's own child: nobody could check a response about it.
             if now < identity.not_after
             and len(identity.chain) > 1
@@ -199,6 +235,17 @@ class Staples:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._wake.wait()
+
+
+def needs_staple(identity: WorkloadIdentity) -> bool:
+    """Tell whether clients may refuse the certificate without a staple (RFC 7633)."""
+    return _must_staple(identity.chain[0])
+
+
+# Asked at each revision of the feed, and different at each rotation only.
+@lru_cache(maxsize=256)
+def _must_staple(leaf: bytes) -> bool:
+    return must_staple(certificate_from_der(leaf))
 
 
 Stapled = Callable[[int], bytes | None]

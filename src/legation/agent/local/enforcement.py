@@ -17,7 +17,11 @@ from grpclib.const import Cardinality, Handler
 from grpclib.server import Stream
 
 from legation.agent.discovery.messages import RawMessage
+from legation.agent.freshness import NodeFreshness
+from legation.agent.identities.staples import Stapled, unstapled
+from legation.agent.local.enforcement_freshness import freshness_message
 from legation.agent.local.enforcement_log import EnforcementLog
+from legation.agent.local.enforcement_sightings import see_refused, take_sightings
 from legation.agent.local.server import attest_peer
 from legation.agent.model import (
     AttestedCaller,
@@ -65,6 +69,9 @@ class EnforcementService:
         board: of the enforcement points behind this agent.
         clock: the time.
         in_force: is told which certificate a process shows; None if nobody wants to know.
+        freshness: how old the news is; None if the revocation lists alone bound it.
+        staple: gives the OCSP response about a certificate, by serial number. Whenever there is
+            another, `identities` tells of a change.
     """
 
     def __init__(
@@ -75,12 +82,16 @@ class EnforcementService:
         board: PointBoard,
         clock: Clock,
         in_force: InForce | None = None,
+        freshness: NodeFreshness | None = None,
+        staple: Stapled = unstapled,
     ) -> None:
         self._identities = identities
         self._attestor = attestor
         self._board = board
         self._clock = clock
         self._in_force = in_force
+        self._freshness = freshness
+        self._staple = staple
         self._log = EnforcementLog()
         self._policies = _PolicyMessages()
         self._streams: Counter[int] = Counter()
@@ -135,26 +146,42 @@ class EnforcementService:
     async def _tell(self, stream: _Stream, caller: AttestedCaller, point: "_Point") -> None:
         position = -1
         policies: tuple[bytes, ...] | None = None
-        freshness: bytes | None = None
+        freshness: tuple[object, bytes] = None, b""
+        stapled: Mapping[int, bytes] = {}
         async for _ in self._identities.watch():
             # Gathered at one moment, and sent in this order: the last part of the changes
             # states the revision of all of it.
             state = self._identities.state
             point.identity = self._identity(caller, point.identity.spiffe_id)
             before = freshness, policies
-            freshness = _freshness(state)
+            freshness = freshness_message(
+                state, self._freshness, point.identity.spiffe_id, at=self._clock.now()
+            )
             policies = self._policies.of(state, point.identity.spiffe_id)
             self._log.advance(state)
             changes, position = self._log.read(position)
             point.sent = self._log.revision
+            before_stapled, stapled = stapled, self._staples(caller, point.identity.spiffe_id)
             await _send(
                 stream,
                 itertools.chain(
-                    [freshness] if freshness != before[0] else [],
+                    _staple_messages(stapled, before_stapled),
                     policies if policies is not before[1] else [],
                     changes,
+                    # Last: what was missing is in force before all of it is believed again.
+                    [freshness[1]] if freshness[0] != before[0][0] else [],
                 ),
             )
+
+    def _staples(self, caller: AttestedCaller, spiffe_id: str) -> Mapping[int, bytes]:
+        """Return the responses about the caller's certificates of this name."""
+        serials = [
+            one.serial
+            for one in self._identities.identities_for(caller)
+            if one.spiffe_id == spiffe_id
+        ]
+        found = {serial: self._staple(serial) for serial in serials}
+        return {serial: staple for serial, staple in found.items() if staple is not None}
 
     def _identity(self, caller: AttestedCaller, spiffe_id: str) -> WorkloadIdentity:
         """Return the caller's identity of this name, or any if it names none."""
@@ -233,6 +260,9 @@ class _Point:
                 self._apply(request.applied)
             case "refusals":
                 self._refuse(request.refusals.refusals)
+            case "sightings":
+                at = self._clock.monotonic()
+                take_sightings(self._board, self.name, request.sightings, at=at)
             case "in_force":
                 self._serve(request.in_force)
             case "hello":
@@ -249,6 +279,8 @@ class _Point:
         self.put()
 
     def _refuse(self, refusals: Sequence[pb.Refusal]) -> None:
+        at = self._clock.monotonic()
+        see_refused(self._board, self.name, refusals[:_MAX_REFUSALS], at=at)
         for refusal in refusals[:_MAX_REFUSALS]:
             known = refusal.cause in set(Cause)
             self._board.refuse(
@@ -328,19 +360,11 @@ class _PolicyMessages:
         return self._documents[name]
 
 
-def _freshness(state: FeedState) -> bytes:
-    """Say until when all of this may be believed: as long as the newest revocation list.
-
-    The feed is one ordered log. Who has a list has everything that was revoked before it was
-    signed, so the newest one vouches for all issuers. See docs/decisions/staleness.md.
-    """
-    newest = max(state.crls.values(), key=lambda crl: crl.next_update, default=None)
-    freshness = pb.Freshness()
-    if newest is not None:
-        freshness.as_of_ms = round(newest.this_update.timestamp() * 1000)
-        bound = newest.next_update - newest.this_update
-        freshness.bound_ms = round(bound.total_seconds() * 1000)
-    return bytes(pb.FollowResponse(freshness=freshness).SerializeToString())
+def _staple_messages(staples: Mapping[int, bytes], before: Mapping[int, bytes]) -> Iterable[bytes]:
+    for serial, response in staples.items():
+        if before.get(serial) != response:
+            staple = pb.Staple(serial=format(serial, "x"), response=response)
+            yield pb.FollowResponse(staple=staple).SerializeToString()
 
 
 async def _send(stream: _Stream, messages: Iterable[bytes]) -> None:

@@ -8,13 +8,15 @@ from typing import Any
 
 from grpclib.server import Stream
 
+from legation.agent.freshness import NodeFreshness
+from legation.agent.identities.held import RotationStatus
 from legation.agent.identities.in_force import InForceRow
-from legation.agent.identities.rotation import RotationStatus
 from legation.agent.local.server import attest_peer
 from legation.agent.model import Attestor, PointState
 from legation.agent.sinks import SinkStatus
 from legation.clock import to_rfc3339
 from legation.errors import NotPermitted
+from legation.policy import JUDGED_KINDS
 from legation.wire.protobuf.local_grpc import LocalServiceBase
 from legation.wire.protobuf.local_pb2 import StatusRequest, StatusResponse
 
@@ -71,8 +73,8 @@ def in_force_row(row: InForceRow) -> dict[str, Any]:
     }
 
 
-def point_row(point: PointState) -> dict[str, Any]:
-    """Return what one enforcement point has in force, as JSON values."""
+def point_row(point: PointState, freshness: NodeFreshness) -> dict[str, Any]:
+    """Return what one enforcement point has in force, and how fresh, as JSON values."""
     return {
         "id": point.id,
         "kind": point.kind,
@@ -81,6 +83,22 @@ def point_row(point: PointState) -> dict[str, Any]:
         "applied_at": time_text(point.applied_at),
         "capabilities": list(point.capabilities),
         "notes": list(point.notes),
+        "freshness": _freshness(point, freshness),
+    }
+
+
+def _freshness(point: PointState, node: NodeFreshness) -> dict[str, Any] | None:
+    if point.kind not in JUDGED_KINDS:
+        return None
+    found = node.of(point.spiffe_id)
+    bound = found.bound
+    return {
+        "state": str(found.state),
+        "age_s": round(found.age_s, 3),
+        "left_s": None if found.left_s is None else round(found.left_s, 3),
+        "policy": None if bound is None else bound.policy,
+        "bound_s": None if bound is None else bound.bound_s,
+        "then": None if bound is None else str(bound.then),
     }
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,14 +30,53 @@ async def run(program: Sequence[str], *, timeout_s: float) -> None:
         Unavailable: it cannot be started, or fails; the message has the end of its output.
         TimedOut: it took longer than `timeout_s`; it was killed, and its children with it.
     """
+    await _run(program, b"", {}, timeout_s)
+
+
+async def ask(
+    program: Sequence[str],
+    question: bytes,
+    *,
+    environment: Mapping[str, str],
+    limit: int,
+    timeout_s: float,
+) -> bytes:
+    """Run a program that reads `question` from its input, and return all that it answers.
+
+    Args:
+        program: as for `run`.
+        question: the input, at most what a pipe holds: 64 KiB.
+        environment: variables beside the two that every program gets.
+        limit: how many bytes the answer may have.
+        timeout_s: as for `run`.
+
+    Raises:
+        Unavailable, TimedOut: as `run` does.
+        LimitExceeded: the answer is longer than `limit`.
+    """
+    output, length = await _run(program, question, environment, timeout_s, kept=limit)
+    if length > limit:
+        raise LimitExceeded(f"{program[0]} answers more than {limit} bytes")
+    return output
+
+
+async def _run(
+    program: Sequence[str],
+    question: bytes,
+    environment: Mapping[str, str],
+    timeout_s: float,
+    *,
+    kept: int = _MAX_OUTPUT,
+) -> tuple[bytes, int]:
+    """Return the end of the output, and how long all of it was."""
     name = program[0]
     try:
         process = await asyncio.create_subprocess_exec(
             *program,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if question else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=_ENVIRONMENT,
+            env={**_ENVIRONMENT, **environment},
             cwd="/",
             start_new_session=True,
         )
@@ -45,7 +84,10 @@ async def run(program: Sequence[str], *, timeout_s: float) -> None:
         raise Unavailable(f"{name} cannot be run: {error.strerror}") from None
     try:
         async with asyncio.timeout(timeout_s):
-            output = await _output_of(process)
+            if process.stdin is not None:
+                process.stdin.write(question)
+                process.stdin.close()
+            output, length = await _output_of(process, kept)
             status = await process.wait()
     except TimeoutError:
         raise TimedOut(f"{name} took longer than {timeout_s:g} s") from None
@@ -56,15 +98,18 @@ async def run(program: Sequence[str], *, timeout_s: float) -> None:
             await process.wait()
     if status:
         raise Unavailable(f"{name} failed with status {status}: {_shown(output)}")
+    return output, length
 
 
-async def _output_of(process: asyncio.subprocess.Process) -> bytes:
+async def _output_of(process: asyncio.subprocess.Process, kept: int) -> tuple[bytes, int]:
     """Read everything, so that the program never waits for us; keep the end."""
     assert process.stdout is not None  # noqa: S101 - asked for above
-    kept = b""
+    output, length = bytearray(), 0
     while data := await process.stdout.read(_READ):
-        kept = (kept + data)[-_MAX_OUTPUT:]
-    return kept
+        length += len(data)
+        output += data
+        del output[:-kept]
+    return bytes(output), length
 
 
 def _shown(output: bytes) -> str:

@@ -14,6 +14,11 @@ from legation.pki import (
 from legation.pki.pem import encode
 
 
+def serial_in_map(serial: int) -> str:
+    """Write a serial number as HAProxy and nginx do: whole octets in hexadecimal."""
+    return serial.to_bytes(max(1, (serial.bit_length() + 7) // 8)).hex().upper()
+
+
 def render(files: SinkFiles, material: Material, *, password: bytes | None) -> dict[str, bytes]:
     """Return the contents of the named files, by name.
 
@@ -34,7 +39,11 @@ def render(files: SinkFiles, material: Material, *, password: bytes | None) -> d
         files.combined: chain_pem + key_pem,
         files.bundle: material.bundle.to_pem(),
         files.crl: b"".join(encode("X509 CRL", known.der) for known in material.lists),
+        files.revoked: b"".join(
+            b"%s 1;\n" % serial_in_map(serial).encode() for serial in sorted(material.revoked)
+        ),
     }
+    contents[files.ocsp_staple] = material.staple
     if files.pkcs12 is not None:
         if password is None:
             raise InternalError("a PKCS #12 file without a password")

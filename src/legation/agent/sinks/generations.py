@@ -28,6 +28,7 @@ from legation.errors import InvalidInput, LegationError, NotFound, Unavailable
 CURRENT = "current"
 _RECORD = ".generation.json"
 _RECORD_LIMIT = 1 << 14
+_FILE_LIMIT = 1 << 20
 _NUMBERED = re.compile(r"\.([0-9]{1,15})(\.draft)?\Z", re.ASCII)
 
 
@@ -132,6 +133,29 @@ class Generations:
             except BaseException:
                 shutil.rmtree(draft, ignore_errors=True)
                 raise
+
+    def read(self, generation: Generation, name: str) -> bytes:
+        """Return what is in a file of a generation; nothing if it has no such file.
+
+        Raises:
+            LegationError: it cannot be read.
+        """
+        path = self._path(generation.number) / name
+        return read_bounded(path, limit=_FILE_LIMIT) if path.exists() else b""
+
+    def replace(self, generation: Generation, name: str, content: bytes) -> None:
+        """Replace one file of a generation, atomically; on disk when this returns.
+
+        Raises:
+            Unavailable: the disk refuses, or the owner cannot be given.
+        """
+        directory = self._path(generation.number)
+        draft = directory / f".{name}.new"
+        with _disk(directory / name):
+            draft.unlink(missing_ok=True)
+            _write(draft, content, self._access)
+            draft.rename(directory / name)
+            sync_directory(directory)
 
     def switch(self, number: int) -> None:
         """Put a generation in force, atomically.

@@ -4,10 +4,12 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from legation.agent.identities.schedule import next_renewal
+from legation.agent.identities.staples import Stapled, unstapled
 from legation.agent.model import (
     InForce,
     PointBoard,
@@ -21,9 +23,10 @@ from legation.agent.sinks.generations import Generations, access_of
 from legation.agent.sinks.model import Delivered, Generation, Listener, Material, SinkStatus
 from legation.agent.sinks.plan import Outcome, Step
 from legation.agent.sinks.revocation_lists import RevocationLists, names_all
-from legation.agent.sinks.servers import Server
+from legation.agent.sinks.servers import Cutting, Server
 from legation.agent.sinks.servers.server import LOADS_NO_LISTS
 from legation.agent.sinks.standing import Standing
+from legation.agent.sinks.stapling import StapleFile
 from legation.clock import Clock
 from legation.config.sinks import Sink
 from legation.errors import InternalError, LegationError, Unavailable
@@ -70,6 +73,7 @@ class Keeper:
         tell: Listener,
         server: Server,
         in_force: InForce | None = None,
+        staple: Stapled = unstapled,
     ) -> None:
         self._sink = sink
         self._issued = issued
@@ -79,6 +83,9 @@ class Keeper:
         self._tell = tell
         self._in_force_board = in_force
         self._server = server
+        self._staple = StapleFile(
+            sink.files, staple, server, state=lambda: issued.state, clock=clock
+        )
         self._generations: Generations | None = None
         self._known = Standing()
         self._begun = clock.now()
@@ -110,6 +117,8 @@ class Keeper:
             while True:
                 self._wake.clear()
                 await self._round()
+                if self._generations is not None:
+                    await self._staple.keep(self._generations)
                 self._state()
                 await self._nap()
         finally:
@@ -162,11 +171,16 @@ class Keeper:
             later = [until for until in self._refused.values() if until > now]
             known.next_attempt = min(later, default=None)
             return
+        new = known.generation is None or known.generation.serial != identity.serial
+        if new and (until := self._staple.awaited_until(identity.serial)) is not None:
+            known.next_attempt = until
+            return
         material = await self._material(identity)
         current = None if known.uncertain else known.generation
-        if current is None or current.digest != material.digest:
-            await self._deliver(generations, material)
+        settled = current is not None and current.digest == material.digest
+        if not settled and not await self._deliver(generations, material):
             return
+        await self._cut(material)
         known.settle(identity)
         self._in_force(material)
 
@@ -200,7 +214,8 @@ class Keeper:
             complete=names_all(lists, self._issued.state, at=self._clock.now()),
         )
 
-    async def _deliver(self, generations: Generations, material: Material) -> None:
+    async def _deliver(self, generations: Generations, material: Material) -> bool:
+        """Deliver, and tell whether `material` is in force."""
         begun = self._clock.monotonic()
         previous = self._known.generation
         delivery = Delivery(
@@ -212,8 +227,9 @@ class Keeper:
         )
         if not self._server.acknowledges:
             material = material.following(previous)
+        material = replace(material, staple=self._staple.response(material.identity))
         result = await delivery.run(material)
-        self._take(result, material)
+        accepted = self._take(result, material)
         keep = {g.number for g in (previous, self._known.generation) if g is not None}
         current = generations.current()
         try:
@@ -221,6 +237,17 @@ class Keeper:
         except LegationError as error:
             _log.warning("sink %s: %s", self._sink.name, error)
         self._emit(result, material, self._clock.monotonic() - begun)
+        return accepted
+
+    async def _cut(self, material: Material) -> None:
+        """End what revoked peers have open. The lists are in force: they do not come back."""
+        revoked = material.revoked
+        if not isinstance(self._server, Cutting) or self._known.cut == revoked:
+            return
+        self._known.cut = None
+        if ended := await self._server.cut(revoked):
+            _log.info("sink %s: connections of revoked peers ended: %d", self._sink.name, ended)
+        self._known.cut = revoked
 
     def _may_return_to(self, previous: Generation, material: Material) -> bool:
         return still_valid(
@@ -232,7 +259,7 @@ class Keeper:
             at=self._clock.now(),
         )
 
-    def _take(self, result: Result, material: Material) -> None:
+    def _take(self, result: Result, material: Material) -> bool:
         known, now = self._known, self._clock.now()
         known.state, known.since, known.in_force = result.outcome.value, now, result.in_force
         if result.outcome in {Outcome.CONFIRMED, Outcome.DELIVERED}:
@@ -242,13 +269,12 @@ class Keeper:
                 False,
             )
             self._refused.pop(material.identity.serial, None)
-            known.settle(material.identity)
-            self._in_force(material)
-            return
+            return True
         known.uncertain = result.outcome is Outcome.FAILED
         problem = result.problem or "the delivery failed"
         known.rejected = material.identity, problem
         self._postpone(problem, now, material.identity)
+        return False
 
     def _in_force(self, material: Material) -> None:
         """Take note that the server uses `material`, as far as it was confirmed."""
@@ -269,6 +295,9 @@ class Keeper:
         known = self._known
         if known.problem != problem:
             _log.warning("sink %s: %s", self._sink.name, problem)
+            # It backs off on its own account: whoever waited long for an identity was told so by
+            # every change of the feed, and the server's first refusal has nothing to do with it.
+            known.failures = 0
         known.problem = problem
         known.failures += 1
         paced = identity or known.issued or known.held
@@ -287,6 +316,8 @@ class Keeper:
 
     async def _look_again(self) -> None:
         """See whether what was confirmed is still served: it may have been restarted, or edited."""
+        # A handshake that was under way when the lists came into force may have ended since.
+        self._known.cut = None
         known, probe = self._known, self._sink.probe
         if probe is None or known.generation is None or known.state != Outcome.CONFIRMED:
             return
@@ -327,7 +358,7 @@ class Keeper:
             notes.append(LOADS_NO_LISTS)
         if self._sink.probe is None and not self._server.acknowledges:
             notes.append(_NOT_OBSERVED)
-        notes += known.differences()
+        notes += [*self._staple.notes, *known.differences()]
         return tuple(note[:_MAX_NOTE] for note in notes)
 
     def _state(self) -> None:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -13,7 +13,12 @@ from legation.agent.sinks.plan import Outcome, Step
 from legation.clock import from_rfc3339, to_rfc3339
 from legation.errors import InvalidInput
 from legation.pki import RevocationList, TrustBundle, certificate_from_der
+from legation.pki.ocsp import OCSPError, build_error
 from legation.wire.canonical import parse_json
+
+# While there is no response: one that every server can read, and that says nothing. nginx does
+# not start with an empty file; HAProxy passes over this one.
+NO_STAPLE: Final = build_error(OCSPError.TRY_LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +34,7 @@ class Material:
         marked: whether the root stands at the end of the served chain. A client ignores a
             root (RFC 8446, section 4.4.2), so this changes nothing but what a probe sees: it
             tells that a reload took place which only brought other revocation lists.
+        staple: the OCSP response, DER. It is no part of the digest: it is replaced by itself.
     """
 
     identity: WorkloadIdentity
@@ -37,12 +43,18 @@ class Material:
     revision: int
     complete: bool = True
     marked: bool = False
+    staple: bytes = NO_STAPLE
 
     @property
     def served(self) -> tuple[bytes, ...]:
         """The chain that the server should present, DER, leaf first."""
         root = self.root if self.marked else None
         return (*self.identity.chain, *([root] if root else []))
+
+    @property
+    def revoked(self) -> frozenset[int]:
+        """The serial numbers that the lists name."""
+        return frozenset(serial for known in self.lists for serial in known.entries)
 
     @property
     def root(self) -> bytes | None:

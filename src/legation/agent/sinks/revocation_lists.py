@@ -83,11 +83,15 @@ def names_all(lists: Iterable[RevocationList], state: FeedState, *, at: datetime
     The feed is ahead of the lists for a moment after each revocation. A server that has
     these lists in force has the memo only if this holds.
     """
+    # What an issuer has signed goes with it; its last list has nothing later.
+    gone = {row.signs_as.key_id for row in state.revoked_issuers.values() if row.signs_as}
     named: dict[str, set[int]] = {}
     for known in lists:
         named.setdefault(known.issuer_key_id_hex, set()).update(known.entries)
     return all(
-        revocation.expires_at <= at or serial in named.get(revocation.issuer, ())
+        revocation.expires_at <= at
+        or revocation.issuer in gone
+        or serial in named.get(revocation.issuer, ())
         for serial, revocation in state.revocations.items()
     )
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from legation.agent.identities.staples import Stapled, unstapled
 from legation.agent.model import InForce, PointBoard
 from legation.agent.sinks.commands import request
 from legation.agent.sinks.keeper import Issued, Keeper
@@ -28,6 +29,8 @@ class Sinks:
         board: where enforcement points are stated.
         in_force: is told which certificate each server serves.
         listeners: hear of every delivery.
+        staple: gives the OCSP response about a certificate, by serial number. Whenever there is
+            another, `issued` tells of a change.
         server_of: makes the server of a sink.
     """
 
@@ -40,6 +43,7 @@ class Sinks:
         clock: Clock,
         in_force: InForce | None = None,
         listeners: Sequence[Listener] = (),
+        staple: Stapled = unstapled,
         server_of: Callable[[Sink], Server] = server_of,
     ) -> None:
         self._listeners = (_to_log, *listeners)
@@ -53,6 +57,7 @@ class Sinks:
                 clock=clock,
                 tell=self._tell,
                 in_force=in_force,
+                staple=staple,
                 server=server_of(sink),
             )
             for sink in sinks

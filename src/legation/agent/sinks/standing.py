@@ -27,6 +27,7 @@ class Standing:
         revision: whose revocations the server is known to have loaded.
         applied_at: since when.
         failures: in a row.
+        cut: the revoked serial numbers that are known to have nothing open, or None.
         next_attempt: when it is tried again, or None.
         problem: why the last attempt failed.
     """
@@ -42,6 +43,7 @@ class Standing:
     revision: int = 0
     applied_at: datetime | None = None
     failures: int = 0
+    cut: frozenset[int] | None = None
     next_attempt: datetime | None = None
     problem: str | None = None
 

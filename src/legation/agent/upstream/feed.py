@@ -70,11 +70,11 @@ class FeedReceiver:
     def forget_expired(self, at: datetime) -> int:
         """Drop revocations of certificates that expired before `at`; return how many."""
         forgotten = self.state.forget_expired(at)
-        if forgotten:
-            for held in (self._refused, self._kept):
-                for place in [place for place in held if not _holds(self.state, place)]:
-                    del held[place]
-        return forgotten
+        for serial in forgotten:
+            place = (Kind.REVOCATION, format(serial, "x"))
+            self._refused.pop(place, None)
+            self._kept.pop(place, None)
+        return len(forgotten)
 
     def kept(self) -> agent_pb2.Events | None:
         """Return what is refused though the feed does not say so (any more), or None.
@@ -226,7 +226,7 @@ def _keep_refusing(kept: Iterable[_Place], old: FeedState, new: FeedState) -> No
         if kind is Kind.BAN:
             new.bans[key] = old.bans[key]
         else:
-            new.revocations[int(key, 16)] = old.revocations[int(key, 16)]
+            new.keep(int(key, 16), old.revocations[int(key, 16)])
 
 
 def _fold(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from legation.agent.identities.schedule import reconnect_delay_s
 from legation.agent.model import PointBoard, PointState
 from legation.agent.upstream.feed import FeedReceiver
 from legation.agent.upstream.feed_cache import FeedCache
+from legation.agent.upstream.seen import SeenReport
 from legation.clock import Clock
 from legation.errors import InternalError, LegationError, TimedOut, Unavailable
 from legation.wire.feed import FeedEvent, Kind
@@ -78,6 +80,7 @@ class FeedSync:
         changed: Callable[[frozenset[Kind]], None],
         reconnected: Callable[[], None] = lambda: None,
         rotation: RotationReport | None = None,
+        in_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.connected = False
         self.last_contact: datetime | None = None
@@ -92,6 +95,9 @@ class FeedSync:
         self._changed = changed
         self._reconnected = reconnected
         self._rotation = rotation
+        self._in_step = in_step
+        self._seen = SeenReport(board.sightings, clock=clock)
+        self._instance = secrets.token_bytes(16)
         self._restart = asyncio.Event()
         self._parts: list[agent_pb2.Events] = []
         self._behind = 0
@@ -161,6 +167,7 @@ class FeedSync:
                         revision=self._receiver.state.revision,
                         version=legation.__version__,
                         feed_id=self._receiver.feed_id,
+                        instance=self._instance,
                     )
                 )
             )
@@ -169,6 +176,7 @@ class FeedSync:
                 self._acknowledge(stream),
                 self._report(stream),
                 self._state_rotation(stream),
+                self._seen.run(stream.send),
                 self._restart.wait(),
             )
 
@@ -205,6 +213,8 @@ class FeedSync:
                 self._parts.clear()
         else:
             self._cache.append(part)
+        if part.complete:
+            self._in_step()
         if self._cache.overgrown:
             await self._cache.compact(current=self._is_current)
 
@@ -230,6 +240,8 @@ class FeedSync:
                 f"follows {self._receiver.state.revision}"
             )
         self._in_force()
+        if not late and not self._receiver.in_snapshot:
+            self._in_step()
 
     def _is_current(self, event: FeedEvent) -> bool:
         return (

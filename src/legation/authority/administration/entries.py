@@ -15,6 +15,7 @@ from legation.clock import Clock
 from legation.errors import InvalidInput, NotFound, nearest
 from legation.pki import KeyAlgorithm, SpiffeID
 from legation.wire.feed import Kind, WorkloadEntry
+from legation.wire.feed.delegation import example_of
 
 
 class Entries:
@@ -125,7 +126,7 @@ class Entries:
         if identity.path.startswith(RESERVED_PREFIX):
             raise InvalidInput(f"spiffe_id: paths under {RESERVED_PREFIX} are reserved")
         for agent in entry.agents:
-            require_agent(SpiffeID.parse(agent), self._settings)
+            require_agent(example_of(agent), self._settings)
         if entry.lifetime_s is not None and entry.lifetime_s > self._settings.max_lifetime_s:
             raise InvalidInput(
                 f"lifetime_s: {entry.lifetime_s} is more than this authority's maximum "
@@ -135,6 +136,11 @@ class Entries:
             raise InvalidInput(
                 f"key_algorithm: {entry.key_algorithm[:40]!a} is not accepted",
                 remedy=f"use one of {', '.join(KeyAlgorithm)}",
+            )
+        if entry.must_staple and not self._settings.ocsp_enabled:
+            raise InvalidInput(
+                "must_staple: this authority gives no OCSP responses that could be stapled",
+                remedy="set ocsp.enabled in its configuration",
             )
         return entry
 

@@ -116,13 +116,13 @@ class Operators:
         if known is not None and known.disabled_at is None:
             self._known[spiffe_id] = dataclasses.replace(known, disabled_at=at)
 
-    def authenticate(self, spiffe_id: SpiffeID, serial: int) -> Actor:
+    def authenticate(self, spiffe_id: SpiffeID, serial: int, *, issuer_name: str) -> Actor:
         """Return the actor behind a certificate that the TLS layer has verified.
 
         Raises:
-            NotAuthenticated: revoked, banned, disabled, or not an operator.
+            NotAuthenticated: revoked, or its issuer is; banned, disabled, or not an operator.
         """
-        cause = self._state.refusal(serial=serial, spiffe_id=spiffe_id)
+        cause = self._state.refusal(serial=serial, spiffe_id=spiffe_id, issuer_name=issuer_name)
         if cause is not None:
             raise NotAuthenticated(f"{spiffe_id}: {cause.explanation}", remedy=cause.remedy)
         return Actor(spiffe_id=spiffe_id, role=self._enabled(spiffe_id).role)

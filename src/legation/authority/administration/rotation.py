@@ -7,7 +7,7 @@ middle who hands out turns, and an agent or an authority that restarts goes on w
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -19,7 +19,8 @@ from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, EventDraft, FeedStore
 from legation.clock import Clock
 from legation.errors import Conflict, InvalidInput, NotFound
-from legation.wire.feed import Kind, RotationOrder
+from legation.wire.feed import Kind, RotationOrder, WorkloadEntry
+from legation.wire.feed.delegation import is_pattern
 
 DEFAULT_RATE = 50.0  # certificates a second; one core signs thousands
 # Moments drawn at random crowd together here and there: so much longer than the rate alone
@@ -177,7 +178,15 @@ class Rotations:
                 yield _Concerned(agent=agent, spiffe_id=agent)
         known = set(enrolled)
         for entry in self._hub.state.entries.values():
-            for agent in entry.agents:
-                inside = scope.identity in {None, entry.spiffe_id} and scope.agent in {None, agent}
-                if inside and agent in known:
+            if scope.identity not in {None, entry.spiffe_id}:
+                continue
+            for agent in _served_by(entry, known):
+                if scope.agent in {None, agent}:
                     yield _Concerned(agent=agent, spiffe_id=entry.spiffe_id)
+
+
+def _served_by(entry: WorkloadEntry, enrolled: Set[str]) -> Iterable[str]:
+    """Return the agents of those `enrolled` that may serve an entry."""
+    if any(map(is_pattern, entry.agents)):
+        return filter(entry.is_delegated_to, enrolled)
+    return (agent for agent in entry.agents if agent in enrolled)

@@ -32,6 +32,7 @@ class PeerCertificate:
     spiffe_id: SpiffeID
     serial: int
     not_after: datetime
+    issuer_name: str = ""
 
     @property
     def caller(self) -> AgentCaller:
@@ -98,7 +99,9 @@ class AgentGate:
                 f"the certificate of {agent} expired at {to_rfc3339(peer.not_after)}",
                 remedy=Cause.CERTIFICATE_EXPIRED.remedy,
             )
-        cause = self._state.refusal(serial=peer.serial, spiffe_id=agent)
+        cause = self._state.refusal(
+            serial=peer.serial, spiffe_id=agent, issuer_name=peer.issuer_name
+        )
         if cause is not None:
             raise NotAuthenticated(f"{agent}: {cause.explanation}", remedy=cause.remedy)
         if not self._board.is_enrolled(agent):
@@ -135,4 +138,5 @@ def _peer(certificate_pem: str) -> PeerCertificate:
         spiffe_id=SpiffeID.parse(uris[0]),
         serial=certificate.serial_number,
         not_after=certificate.not_valid_after_utc,
+        issuer_name=certificate.issuer.rfc4514_string(),
     )

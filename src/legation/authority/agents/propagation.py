@@ -1,13 +1,20 @@
 """Who has the memo: what each enforcement point has in force, as its agent states it."""
 
 import dataclasses
+from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from legation.authority.agents.freshness import Bounds
 from legation.authority.agents.revision_times import RevisionTimes
-from legation.authority.agents.standing import PointRecord, PointStanding, Standing
+from legation.authority.agents.standing import (
+    PointFreshness,
+    PointRecord,
+    PointStanding,
+    Standing,
+)
 from legation.authority.changes import Changes
 from legation.authority.model import AgentRecord
 from legation.authority.store import CommittedEvent, EnrolledAgent
@@ -57,9 +64,11 @@ class PropagationBoard:
     a point that has the memo.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, bounds: Bounds) -> None:
         self._clock = clock
+        self._bounds = bounds
         self._agents: dict[SpiffeID, _Agent] = {}
+        self._ordered: list[_Agent] = []  # by name: who waits looks at them again and again
         self._changes = Changes()
         self._acknowledged: tuple[float, int] | None = None
         self._times = RevisionTimes(0, clock.now())
@@ -77,10 +86,8 @@ class PropagationBoard:
         """Return how every point stands, those that left lately included, by agent and id."""
         return [
             standing
-            for name in sorted(self._agents)
-            for standing in sorted(
-                self._standings_of(self._agents[name]), key=lambda row: row.point.id
-            )
+            for agent in self._ordered
+            for standing in sorted(self._standings_of(agent), key=lambda row: row.point.id)
         ]
 
     def _standings_of(self, agent: _Agent) -> Iterator[PointStanding]:
@@ -93,6 +100,7 @@ class PropagationBoard:
                 lag=lag,
                 lag_s=lag_s,
                 last_contact=agent.last_contact,
+                freshness=self._bounds.judge(point, self._age(agent, lag_s)),
             )
         for point, left_at in agent.left.values():
             if self._clock.now() - left_at < LEFT_KEPT:
@@ -105,26 +113,42 @@ class PropagationBoard:
                     left_at=left_at,
                 )
 
+    def freshness(self) -> Iterator[tuple[PointRecord, PointFreshness]]:
+        """Yield how every point stands to the age that its data may have, in no order."""
+        for agent in self._agents.values():
+            for point in agent.points.values():
+                _, lag_s = self._times.lag(point.revision, self._clock.now)
+                found = self._bounds.judge(point, self._age(agent, lag_s))
+                if found is not None:
+                    yield point, found
+
+    def _age(self, agent: _Agent, lag_s: float) -> float:
+        """Return for how long a point may have missed something, in seconds.
+
+        An agent is there as long as its stream is: gRPC asks, and ends one that is dead.
+        """
+        late_s = lag_s if lag_s > LATE_AFTER_S else 0.0
+        if agent.session is not None or agent.last_contact is None:
+            return late_s
+        away_s = (self._clock.now() - agent.last_contact).total_seconds()
+        return max(late_s, away_s)
+
     def points(self) -> Sequence[PointRecord]:
         """Return every known enforcement point, by agent and id."""
-        return [
-            point
-            for name in sorted(self._agents)
-            for _, point in sorted(self._agents[name].points.items())
-        ]
+        return [point for agent in self._ordered for point in agent.points.values()]
 
     def agents(self) -> Sequence[AgentRecord]:
         """Return every enrolled agent, by name."""
         return [
             AgentRecord(
-                spiffe_id=name,
+                spiffe_id=agent.enrolled.spiffe_id,
                 enrolled_at=agent.enrolled.enrolled_at,
                 connected=agent.session is not None,
                 revision=agent.revision,
                 last_contact=agent.last_contact,
                 version=agent.version,
             )
-            for name, agent in sorted(self._agents.items())
+            for agent in self._ordered
         ]
 
     async def wait_for_change(self, *, timeout_s: float) -> None:
@@ -162,7 +186,8 @@ class PropagationBoard:
         """Note an agent that joined, or joined again."""
         known = self._agents.get(agent.spiffe_id)
         if known is None:
-            self._agents[agent.spiffe_id] = _Agent(agent)
+            row = self._agents[agent.spiffe_id] = _Agent(agent)
+            insort(self._ordered, row, key=lambda each: each.enrolled.spiffe_id)
         else:
             known.enrolled = agent
         self._changes.notify()
@@ -182,7 +207,7 @@ class PropagationBoard:
         row = self._agents.get(agent)
         if row is None or row.session is not session:
             return
-        row.session = None
+        row.session, row.last_contact = None, self._clock.now()
         row.points = _marked(row.points, connected=False)
         self._changes.notify()
 
@@ -198,13 +223,15 @@ class PropagationBoard:
         """
         row = self._agents[agent]
         now = self._clock.now()
-        stated = {point.id: _record(agent, point, now) for point in points}
+        ordered = sorted(points, key=lambda point: point.id)
+        stated = {point.id: _record(agent, point, now) for point in ordered}
         if len(stated) > MAX_POINTS:
             raise LimitExceeded(f"an agent has at most {MAX_POINTS} enforcement points")
         gone = {name: (point, now) for name, point in row.points.items() if name not in stated}
-        stayed_away = {name: left for name, left in row.left.items() if name not in stated}
-        newest = sorted((stayed_away | gone).items(), key=lambda left: left[1][1])[-MAX_LEFT:]
-        row.left = dict(newest)
+        if gone or row.left:
+            stayed_away = {name: left for name, left in row.left.items() if name not in stated}
+            newest = sorted((stayed_away | gone).items(), key=lambda left: left[1][1])[-MAX_LEFT:]
+            row.left = dict(newest)
         row.points, row.revision, row.last_contact = stated, revision, now
         self._changes.notify()
 

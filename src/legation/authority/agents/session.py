@@ -11,6 +11,8 @@ import grpc
 from legation.authority.agents.peer import AgentGate, PeerCertificate, decoded
 from legation.authority.agents.propagation import MAX_TEXT, PropagationBoard, StatedPoint
 from legation.authority.agents.rotation_board import RotationBoard
+from legation.authority.agents.seen import Reports as SeenReports
+from legation.authority.agents.seen import addresses_of, peer_address, sightings_of
 from legation.authority.events import (
     AgentConnected,
     AgentDisconnected,
@@ -30,12 +32,14 @@ from legation.wire.protobuf.agent_pb2 import (
     InForce,
     Reports,
     RotationStatement,
+    Sightings,
     SyncRequest,
 )
 
 _HELLO_S = 10.0
 _LAST_WRITE_S = 1.0  # to an agent that may have stopped reading
 _MAX_REFUSALS = 256  # of one report
+_MAX_INSTANCE = 64
 _NEWEST_MS = 253_402_300_799_000  # the year 9999
 
 
@@ -51,6 +55,7 @@ class SyncSession:
         hub: FeedHub,
         board: PropagationBoard,
         rotations: RotationBoard,
+        seen: SeenReports,
         clock: Clock,
         events: EventBus,
         heartbeat_s: float,
@@ -61,6 +66,7 @@ class SyncSession:
         self._hub = hub
         self._board = board
         self._rotations = rotations
+        self._seen = seen
         self._clock = clock
         self._events = events
         self._heartbeat_s = heartbeat_s
@@ -124,6 +130,12 @@ class SyncSession:
         self._board.connected(
             self.peer.spiffe_id, self, version=version, revision=min(hello.revision, 2**53)
         )
+        self._seen.stream_opened(
+            str(self.peer.spiffe_id),
+            self.peer.serial,
+            instance=hello.instance[:_MAX_INSTANCE],
+            address=peer_address(self._context.peer()),
+        )
         self._events.emit(
             AgentConnected(
                 agent=str(self.peer.spiffe_id),
@@ -184,6 +196,10 @@ class SyncSession:
             "acknowledgement": lambda message: self._acknowledge(message.acknowledgement),
             "reports": lambda message: self._report(message.reports),
             "rotation": lambda message: self._state_rotation(message.rotation),
+            "sightings": lambda message: self._see(message.sightings),
+            "places": lambda message: self._seen.placed(
+                str(self.peer.spiffe_id), addresses_of(message.places)
+            ),
         }
         async for data in requests:
             message = decoded(SyncRequest, data)
@@ -228,11 +244,17 @@ class SyncSession:
 
     def _state_rotation(self, statement: RotationStatement) -> None:
         agent = str(self.peer.spiffe_id)
+        rows = [_in_force(agent, row) for row in statement.in_force]
         self._rotations.state(
             agent,
-            [_in_force(agent, row) for row in statement.in_force],
+            rows,
             remaining={each.id[:MAX_TEXT]: min(each.remaining, 2**53) for each in statement.orders},
         )
+        self._seen.held(agent, rows)
+
+    def _see(self, message: Sightings) -> None:
+        now = self._clock.now().timestamp()
+        self._seen.saw(sightings_of(str(self.peer.spiffe_id), message, now=now))
 
 
 def _in_force(agent: str, row: InForce) -> InForceRecord:

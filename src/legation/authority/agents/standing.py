@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from legation.pki.spiffe_id import SpiffeID
+from legation.policy import Bound, Freshness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,23 @@ class PointRecord:
     capabilities: tuple[str, ...]
     notes: tuple[str, ...]
     connected: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointFreshness:
+    """How one point stands to its bound.
+
+    Attributes:
+        state: in one word.
+        bound: what governs it.
+        age_s: seconds since it may have missed something.
+        left_s: seconds until the bound; 0 past it.
+    """
+
+    state: Freshness
+    bound: Bound
+    age_s: float
+    left_s: float
 
 
 class Standing(StrEnum):
@@ -44,6 +62,8 @@ class PointStanding:
             that is later.
         last_contact: when its agent was last heard of.
         left_at: when its agent no longer named it; None while it does.
+        freshness: how it stands to what its data may age; None for an agent itself, and for
+            one that has left.
     """
 
     point: PointRecord
@@ -52,3 +72,4 @@ class PointStanding:
     lag_s: float
     last_contact: datetime | None
     left_at: datetime | None = None
+    freshness: PointFreshness | None = None

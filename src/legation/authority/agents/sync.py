@@ -12,6 +12,7 @@ import grpc
 from legation.authority.agents.peer import AgentGate, PeerCertificate
 from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.agents.rotation_board import RotationBoard
+from legation.authority.agents.seen import Reports
 from legation.authority.agents.session import SyncSession
 from legation.authority.events import EventBus
 from legation.authority.feed.hub import FeedHub
@@ -64,6 +65,7 @@ class SyncAPI:
         board: PropagationBoard,
         *,
         rotations: RotationBoard,
+        seen: Reports,
         settings: AuthoritySettings,
         clock: Clock,
         events: EventBus,
@@ -72,6 +74,7 @@ class SyncAPI:
         self._hub = hub
         self._board = board
         self._rotations = rotations
+        self._seen = seen
         self._settings = settings
         self._clock = clock
         self._events = events
@@ -94,12 +97,16 @@ class SyncAPI:
         )
 
     def listen(self, committed: CommittedEvent) -> None:
-        """Close the stream of the agent that an event shuts out; called for every event."""
+        """Close the streams of agents that an event shuts out; called for every event."""
         event = committed.event
-        if event.value is not None and event.kind in {Kind.REVOCATION, Kind.BAN}:
-            session = self._sessions.get(event.value["spiffe_id"])
-            if session is not None:
-                session.recheck()
+        if event.value is None or event.kind not in {Kind.REVOCATION, Kind.BAN}:
+            return
+        if "signs_as" in event.value:  # an issuer's: whoever came with what it has signed
+            concerned = list(self._sessions.values())
+        else:
+            concerned = [s for s in (self._sessions.get(event.value["spiffe_id"]),) if s]
+        for session in concerned:
+            session.recheck()
 
     def end_sessions(self, error: LegationError) -> None:
         """Close every open stream."""
@@ -122,6 +129,7 @@ class SyncAPI:
             hub=self._hub,
             board=self._board,
             rotations=self._rotations,
+            seen=self._seen,
             clock=self._clock,
             events=self._events,
             heartbeat_s=self._settings.heartbeat_s,

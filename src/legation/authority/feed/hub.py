@@ -1,20 +1,27 @@
 """The live feed: the fold of everything committed, encoded once for all who follow it."""
 
+import asyncio
+import gc
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from legation.authority.feed.messages import EncodedEvent, Header, events_message
 from legation.authority.store import CommittedEvent, FeedStore
 from legation.wire.feed import FeedState, Kind
+from legation.wire.feed.delegation import covers
 
 _MAX_RECENT = 16_384  # events
 _MAX_RECENT_BYTES = 32 << 20
 _PART_BYTES = 512 << 10  # of one message; a single larger event has one to itself
 _PAGE = 1000  # events read from the store at once
+_LOADED = 5000  # the same, when all of them are
+_WOKEN = 64  # followers at once, some 3 ms
 
 Listener = Callable[[CommittedEvent], None]
+# Revision of the feed, whether that is all, and the events: what a message is made of.
+_Update = tuple[int, bool, tuple[int, ...]]
 _log = logging.getLogger(__name__)
 
 
@@ -34,11 +41,15 @@ class FeedHub:
         self._store = store
         self._current: dict[tuple[Kind, str], EncodedEvent] = {}
         self._restricted: dict[str, dict[tuple[Kind, str], EncodedEvent]] = {}
+        self._patterns: set[str] = set()  # those among the keys of _restricted
         self._recent: deque[EncodedEvent] = deque()
         self._recent_bytes = 0
         self._recent_after = 0  # every event newer than this revision is in _recent
         self._public_parts: list[bytes] | None = None
         self._wakers: dict[str, set[Callable[[], None]]] = {}
+        self._sleeping: OrderedDict[Callable[[], None], None] = OrderedDict()  # to be woken
+        self._waking = False
+        self._updated: tuple[_Update, list[bytes]] | None = None
         self._listeners: list[Listener] = []
 
     @property
@@ -49,13 +60,26 @@ class FeedHub:
     async def load(self) -> None:
         """Fold what the store holds. Once, before anything is committed."""
         position = await self._store.position()
-        for committed in await self._store.current_events():
-            if committed.event.value is not None:
-                self.state.restore(committed.event)
-                self._index(committed, EncodedEvent.encode(committed))
+        revision = 0
+        # All of it stays, so there is nothing for a collector that would walk it time and again.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            while page := await self._store.current_events(revision, limit=_LOADED):
+                self._restore(page)
+                revision = page[-1].event.revision
+        finally:
+            if collecting:
+                gc.enable()
         self.state.revision = position.revision
         self.horizon = position.horizon
         self._recent_after = position.revision
+
+    def _restore(self, page: Iterable[CommittedEvent]) -> None:
+        for committed in page:
+            if committed.event.value is not None:
+                self.state.restore(committed.event)
+                self._index(committed, EncodedEvent.encode(committed))
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with each event from now on, right after it was folded."""
@@ -79,12 +103,26 @@ class FeedHub:
                 everyone = True
             else:
                 concerned |= encoded.audience
+                if encoded.patterns:
+                    concerned.update(filter(encoded.visible_to, self._wakers))
         for agent in list(self._wakers) if everyone else concerned:
-            for waker in self._wakers.get(agent, ()):
-                waker()
+            self._sleeping.update(dict.fromkeys(self._wakers.get(agent, ())))
+        if self._sleeping and not self._waking:
+            # Not in this turn of the loop: who has just revoked is answered first.
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
         for committed in events:
             for listener in self._listeners:
                 self._tell(listener, committed)
+
+    def _wake(self) -> None:
+        """Wake some followers. Others have a turn before the next ones: a thousand take long."""
+        for _ in range(min(_WOKEN, len(self._sleeping))):
+            waker, _ = self._sleeping.popitem(last=False)
+            waker()
+        self._waking = bool(self._sleeping)
+        if self._waking:
+            asyncio.get_running_loop().call_soon(self._wake)
 
     @staticmethod
     def _tell(listener: Listener, committed: CommittedEvent) -> None:
@@ -94,14 +132,16 @@ class FeedHub:
             _log.exception("a listener failed on %s", committed.event.kind)
 
     def forget_expired(self, at: datetime) -> int:
-        """Drop revocations of certificates that expired before `at`; return how many."""
-        before = set(self.state.revocations)
+        """Drop revocations of certificates that expired before `at`; return how many.
+
+        So many at most that nobody waits for it; call it again until there are none.
+        """
         forgotten = self.state.forget_expired(at)
-        for serial in before - set(self.state.revocations) if forgotten else ():
+        for serial in forgotten:
             self._current.pop((Kind.REVOCATION, format(serial, "x")), None)
         if forgotten:
             self._public_parts = None
-        return forgotten
+        return len(forgotten)
 
     def add_waker(self, agent: str, waker: Callable[[], None]) -> None:
         """Call `waker` whenever there is an event that `agent` may see."""
@@ -138,8 +178,11 @@ class FeedHub:
         if self._public_parts is None:
             public = (e for e in self._current.values() if e.audience is None)
             self._public_parts = list(_parts(e.element for e in public))
-        own = self._restricted.get(agent, {}).values()
-        parts = [*self._public_parts, *_parts(e.element for e in own)] or [b""]
+        own = dict(self._restricted.get(agent, {}))
+        for pattern in self._patterns:
+            if covers(pattern, agent):
+                own |= self._restricted[pattern]
+        parts = [*self._public_parts, *_parts(e.element for e in own.values())] or [b""]
         return [
             events_message(
                 Header(
@@ -154,7 +197,17 @@ class FeedHub:
         ]
 
     def update(self, events: Iterable[EncodedEvent], *, complete: bool) -> list[bytes]:
-        """Return the messages with these events; at least one if they are to be `complete`."""
+        """Return the messages with these events; at least one if they are to be `complete`.
+
+        Most followers ask for the same ones, one after the other: they are made once.
+        """
+        each = tuple(events)
+        wanted = (self.revision, complete, tuple(event.revision for event in each))
+        if self._updated is None or self._updated[0] != wanted:
+            self._updated = wanted, self._update(each, complete=complete)
+        return self._updated[1]
+
+    def _update(self, events: Iterable[EncodedEvent], *, complete: bool) -> list[bytes]:
         parts = list(_parts(event.element for event in events))
         if complete and not parts:
             parts = [b""]
@@ -178,6 +231,7 @@ class FeedHub:
             self._restricted[agent].pop(place, None)
             if not self._restricted[agent]:
                 del self._restricted[agent]
+                self._patterns.discard(agent)
         if encoded.audience is None or (previous and previous.audience is None):
             self._public_parts = None
         if event.value is None:
@@ -185,6 +239,7 @@ class FeedHub:
         self._current[place] = encoded
         for agent in encoded.audience or ():
             self._restricted.setdefault(agent, {})[place] = encoded
+        self._patterns.update(encoded.patterns)
 
     def _remember(self, encoded: EncodedEvent) -> None:
         self._recent.append(encoded)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from legation.authority.store import CommittedEvent
+from legation.wire.feed.delegation import covers, is_pattern
 from legation.wire.protobuf.agent_pb2 import Event, Events, Heartbeat, SyncResponse
 
 _RESPONSE_EVENTS = bytes([1 << 3 | 2])  # SyncResponse.events, length-delimited
@@ -22,11 +23,14 @@ class EncodedEvent:
     """One event, ready for any message.
 
     Attributes:
+        audience: the agents that may see it, names and patterns; None for all.
+        patterns: those of them that are patterns.
         element: its wire form as an element of `Events.events`.
     """
 
     revision: int
     audience: frozenset[str] | None
+    patterns: tuple[str, ...] = ()
     element: bytes = field(repr=False)
 
     @classmethod
@@ -38,12 +42,17 @@ class EncodedEvent:
         return cls(
             revision=committed.event.revision,
             audience=None if audience is None else frozenset(audience),
+            patterns=tuple(filter(is_pattern, audience or ())),
             element=_EVENTS_EVENT + _varint(len(body)) + body,
         )
 
     def visible_to(self, agent: str) -> bool:
         """Tell whether `agent` may see it."""
-        return self.audience is None or agent in self.audience
+        return (
+            self.audience is None
+            or agent in self.audience
+            or any(covers(pattern, agent) for pattern in self.patterns)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

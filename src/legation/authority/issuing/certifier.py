@@ -42,66 +42,92 @@ class Order:
     lifetime_s: int
     requester: str
     entry_id: str | None = None
+    must_staple: bool = False
 
 
 class Certifier:
-    """Signs with the active issuer.
+    """Signs with the active issuer, which may change while it does.
 
     Attributes:
-        issuer: the issuing CA that signs.
-        intermediates: the DER certificates that follow a leaf, without the root.
-        own_keys: fingerprints of the CA keys.
+        own_keys: fingerprints of the CA keys; `take_in` adds to them.
     """
 
     def __init__(
         self,
-        issuer: Issuer,
-        serials: SerialAllocator,
         *,
         settings: AuthoritySettings,
         clock: Clock,
         authorities: Iterable[x509.Certificate],
     ) -> None:
-        """Sign with `issuer`.
+        """Sign nothing before `sign_with`.
 
         Args:
-            issuer: the issuing CA.
-            serials: its serial numbers.
             settings: lifetimes and URLs.
             clock: tells the time of issue.
             authorities: every CA certificate of this authority; their keys are never
                 certified as anyone's.
         """
-        self.issuer = issuer
-        self.intermediates = tuple(
-            certificate.public_bytes(Encoding.DER) for certificate in issuer.chain
-        )
-        self._serials = serials
         self._settings = settings
         self._clock = clock
-        self.own_keys = frozenset(
-            key_fingerprint(certificate.public_key())  # type: ignore[arg-type] # our own CAs
-            for certificate in authorities
-        )
-        self._key_id = issuer.key_id_hex
-        self._crl_url = lru_cache(maxsize=None)(lambda shard: settings.crl_url(self._key_id, shard))
-        # The same few lifetimes are asked for over and over, thousands of times a second.
-        self._validity = lru_cache(maxsize=64)(self._validity_of)
-        self._within = (issuer.certificate.not_valid_before_utc, issuer.not_after)
-        self._issuer_url = settings.issuer_url(self._key_id)
         self._ocsp_url = settings.ocsp_url
+        self.own_keys: set[bytes] = set()
+        for certificate in authorities:
+            self.take_in(certificate)
+        # What was certified a moment ago leaves with the chain of who has signed it.
+        self._chains: dict[str, tuple[bytes, ...]] = {}
+        self._signing: _Signing | None = None
+
+    @property
+    def issuer(self) -> Issuer:
+        """The issuing CA that signs.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        return self._active.issuer
+
+    @property
+    def _active(self) -> "_Signing":
+        if self._signing is None:
+            raise Unavailable(
+                "no issuer may sign now: the one that did is tainted",
+                remedy="another one follows at once: `legation issuer list`",
+            )
+        return self._signing
+
+    def sign_with(self, issuer: Issuer, serials: SerialAllocator) -> None:
+        """Sign with another issuer from now on."""
+        self.take_in(issuer.certificate)
+        self._chains[issuer.key_id_hex] = tuple(
+            certificate.public_bytes(Encoding.DER) for certificate in issuer.chain
+        )
+        self._signing = _Signing(issuer, serials, self._settings)
+
+    def stop(self) -> None:
+        """Sign nothing until `sign_with` says with what."""
+        self._signing = None
+
+    def take_in(self, authority: x509.Certificate) -> None:
+        """Never certify the key of this CA as anyone's."""
+        self.own_keys.add(
+            key_fingerprint(authority.public_key())  # type: ignore[arg-type] # our own CAs
+        )
 
     def chain(self, certificate: Issuance) -> tuple[bytes, ...]:
         """Return what the requester receives: DER, leaf first, without the root."""
-        return (certificate.record.der, *self.intermediates)
+        return (certificate.record.der, *self._chains[certificate.record.issuer])
 
     async def serials(self, count: int) -> Sequence[int]:
-        """Set serial numbers aside for `certify`."""
-        return await self._serials.allocate(count)
+        """Set serial numbers aside for `certify`.
+
+        Raises:
+            Unavailable: no issuer may sign, or the store cannot set any aside.
+        """
+        return await self._active.serials.allocate(count)
 
     async def certify_one(self, order: Order) -> Issuance:
         """Certify one key."""
-        (serial,) = await self._serials.allocate(1)
+        (serial,) = await self.serials(1)
         return self.certify(order, serial=serial)
 
     def certify(self, order: Order, *, serial: int) -> Issuance:
@@ -111,30 +137,32 @@ class Certifier:
             InvalidInput: the profile does not allow the subject, the key or the lifetime.
             NotPermitted: the key is the authority's own.
             VerificationError: the certificate would break a rule.
-            Unavailable: the issuer is over.
+            Unavailable: the issuer is over, or none may sign.
         """
         fingerprint = key_fingerprint(order.public_key)
         if fingerprint in self.own_keys:
             raise NotPermitted("this is the key of a certificate authority")
+        signing = self._active
         now = self._clock.now().replace(microsecond=0)
-        validity, time = self._validity(now, order.lifetime_s)
+        validity, time = signing.validity(now, order.lifetime_s)
         issued = issue(
-            self.issuer,
+            signing.issuer,
             order.profile,
             subject=order.subject,
             public_key=order.public_key,
             serial=serial,
             validity=validity,
-            crl_url=self._crl_url(shard_of(serial)),
+            must_staple=order.must_staple,
+            crl_url=signing.crl_url(shard_of(serial)),
             # Nobody asks a responder about itself (RFC 6960, section 4.2.2.2.1).
             ocsp_url=None if order.profile.ocsp_no_check else self._ocsp_url,
-            issuer_url=self._issuer_url,
+            issuer_url=signing.issuer_url,
         )
         record = IssuedRecord(
             serial=serial,
             spiffe_id=str(order.subject.spiffe_id or ""),
             profile=order.profile.name,
-            issuer=self._key_id,
+            issuer=signing.key_id,
             not_before=validity.not_before,
             not_after=validity.not_after,
             requester=order.requester,
@@ -144,9 +172,26 @@ class Certifier:
         )
         return Issuance(record=record, audit=render_issuance(record, time=time))
 
+
+class _Signing:
+    """An issuer that signs, and what its certificates have in common."""
+
+    def __init__(
+        self, issuer: Issuer, serials: SerialAllocator, settings: AuthoritySettings
+    ) -> None:
+        self.issuer = issuer
+        self.serials = serials
+        self.key_id = key_id = issuer.key_id_hex
+        self.issuer_url = settings.issuer_url(key_id)
+        self.crl_url = lru_cache(maxsize=None)(lambda shard: settings.crl_url(key_id, shard))
+        # The same few lifetimes are asked for over and over, thousands of times a second.
+        self.validity = lru_cache(maxsize=64)(self._validity_of)
+        self._backdate_s = settings.backdate_s
+        self._within = (issuer.certificate.not_valid_before_utc, issuer.not_after)
+
     def _validity_of(self, now: datetime, lifetime_s: int) -> tuple[Validity, str]:
         validity = validity_around(
-            now, lifetime_s, backdate_s=self._settings.backdate_s, within=self._within
+            now, lifetime_s, backdate_s=self._backdate_s, within=self._within
         )
         return validity, to_rfc3339(now)
 

@@ -191,6 +191,7 @@ class IssuanceService:
             ),
             requester=agent,
             entry_id=entry_id,
+            must_staple=entry.must_staple,
         )
 
     async def _record(self, caller: AgentCaller, outcomes: list[Issuance | LegationError]) -> None:
@@ -245,7 +246,7 @@ def entry_for(state: FeedState, agent: str, entry_id: str) -> WorkloadEntry:
         NotPermitted: its identity is banned.
     """
     entry = state.entries.get(entry_id)
-    if entry is None or agent not in entry.agents:
+    if entry is None or not entry.is_delegated_to(agent):
         # One answer for both: an agent learns nothing about entries that are not its own.
         raise NotFound(
             f"no entry {entry_id[:64]!a} is delegated to {agent}",

@@ -139,6 +139,10 @@ class ServingIdentity:
         if revoked or event.kind is Kind.BUNDLE:
             self._wakeup.set()
 
+    def renew_soon(self) -> None:
+        """Renew at once, in the background: another issuer signs."""
+        self._wakeup.set()
+
     async def run(self) -> None:
         """Renew in time, until cancelled."""
         while True:

@@ -179,12 +179,11 @@ class DelegatedResponders:
         if found is None or found.issuer is not issuer:
             shards = shard_count(issuer, self._settings)
             found = self._certifiers[issuer_id] = Certifier(
-                issuer,
-                SerialAllocator(self._store, issuer_id, shards=shards),
                 settings=self._settings,
                 clock=self._clock,
                 authorities=[known.certificate for known in self._issuers.values()],
             )
+            found.sign_with(issuer, SerialAllocator(self._store, issuer_id, shards=shards))
         return found
 
 

@@ -33,6 +33,7 @@ class Peer:
     spiffe_id: SpiffeID
     serial: int
     not_after: datetime
+    issuer_name: str
 
 
 def authenticate(scope: Mapping[str, Any], operators: OperatorService, *, clock: Clock) -> Actor:
@@ -48,7 +49,7 @@ def authenticate(scope: Mapping[str, Any], operators: OperatorService, *, clock:
     peer = _peer(chain[0])
     if peer.not_after < clock.now():
         raise NotAuthenticated("the client certificate has expired on this connection", remedy=_HOW)
-    return operators.authenticate(peer.spiffe_id, peer.serial)
+    return operators.authenticate(peer.spiffe_id, peer.serial, issuer_name=peer.issuer_name)
 
 
 def authorize(actor: Actor, role: Role) -> None:
@@ -94,6 +95,7 @@ def _peer(certificate_pem: str) -> Peer:
             spiffe_id=SpiffeID.parse(uri),
             serial=certificate.serial_number,
             not_after=certificate.not_valid_after_utc,
+            issuer_name=certificate.issuer.rfc4514_string(),
         )
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, InvalidInput):
         raise NotAuthenticated(

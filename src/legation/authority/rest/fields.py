@@ -20,6 +20,7 @@ from legation.clock import to_rfc3339
 from legation.errors import InvalidInput, LegationError
 from legation.pki.pem import decode_one, encode
 from legation.pki.spiffe_id import MAX_ID_LENGTH, SpiffeID
+from legation.wire.feed.delegation import AgentText
 
 MAX_CSR_BYTES = 16 * 1024
 MAX_PAGE = 1000
@@ -47,9 +48,26 @@ SpiffeIDField = Annotated[
     ),
     AfterValidator(_spiffe_id),
 ]
+AgentsField = Annotated[
+    AgentText,
+    Field(
+        pattern=rf"^spiffe://[a-z0-9._-]{{1,255}}(/{_SEGMENT})*(/{_SEGMENT}(__|_2f)\*)?$",
+        max_length=MAX_ID_LENGTH,
+        description="an agent, or agents by the whole first parts of their names",
+        examples=["spiffe://example.org/legation/agent/ci__octo-org_2fapp__*"],
+    ),
+]
 EntryID = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["api-1"])]
 RequestID = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 TokenID = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+IssuerKeyID = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{16,64}$",
+        description="subject key identifier, hexadecimal",
+        examples=["5f0c3a9be27d4410c1a0b3f4e5d6c7b8a9908172"],
+    ),
+]
 PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$")]
 OperatorName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$", examples=["alice"])

@@ -7,7 +7,7 @@ from legation.authority.model import RevocationOutcome, RevocationPreview
 from legation.authority.rest.fields import Moment, Shown, serial_text
 from legation.authority.rest.paging import Page
 from legation.authority.rest.resources.certificates import Certificate
-from legation.authority.revoking.scopes import BannedKey, RequestState, scope_value
+from legation.authority.revoking.scopes import BannedKey, IssuerScope, RequestState, scope_value
 from legation.authority.revoking.scopes import RevocationRequest as Requested
 from legation.wire.feed import Ban, Revocation
 
@@ -36,7 +36,7 @@ class RevocationShown(Shown):
 
 
 class RevocationPage(Page[RevocationShown]):
-    """Revoked certificates in the order of their serial numbers."""
+    """Revoked certificates by serial number, as text."""
 
 
 class RequestShown(Shown):
@@ -92,6 +92,7 @@ class Revoked(Shown):
     count: int
     banned: str | None
     key: str | None
+    issuer: str | None
     at: Moment
     request: RequestShown | None
 
@@ -106,6 +107,9 @@ class Revoked(Shown):
                 count=outcome.count if begun else 0,
                 banned=None,
                 key=None,
+                issuer=outcome.scope.key_id
+                if begun and isinstance(outcome.scope, IssuerScope)
+                else None,
                 at=outcome.decided_at or outcome.requested_at,
                 request=RequestShown.of(outcome),
             )
@@ -115,6 +119,7 @@ class Revoked(Shown):
             count=outcome.count,
             banned=outcome.banned,
             key=outcome.key,
+            issuer=outcome.issuer,
             at=outcome.at,
             request=None,
         )

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Discriminator, Field, RootModel, Tag
 
 from legation.authority.rest.fields import (
+    IssuerKeyID,
     Request,
     RevocationReason,
     SerialNumber,
@@ -16,6 +17,7 @@ from legation.authority.rest.fields import (
 from legation.authority.revoking.scopes import (
     AgentScope,
     IdentityScope,
+    IssuerScope,
     JoinTokenScope,
     KeyScope,
     PatternScope,
@@ -112,6 +114,22 @@ class RevokePattern(Request):
         )
 
 
+class RevokeIssuer(Request):
+    """Let an issuing CA sign nothing more, re-issue what it has signed, and remove it.
+
+    It is removed when nobody needs it; with `at_once` as soon as another one signs, which shuts
+    out whoever has not been re-issued by then.
+    """
+
+    issuer: IssuerKeyID
+    reason: RevocationReason = "cACompromise"
+    at_once: bool = False
+
+    def to_scope(self, _at: datetime) -> Scope:
+        """Translate."""
+        return IssuerScope(key_id=self.issuer, at_once=self.at_once)
+
+
 _BY_MEMBER: Mapping[str, type[Request]] = {
     "serial": RevokeCertificate,
     "spiffe_id": RevokeIdentity,
@@ -119,6 +137,7 @@ _BY_MEMBER: Mapping[str, type[Request]] = {
     "join_token": RevokeJoinToken,
     "key": RevokeKey,
     "pattern": RevokePattern,
+    "issuer": RevokeIssuer,
 }
 
 
@@ -142,7 +161,8 @@ class RevocationRequest(
             | Annotated[RevokeAgent, Tag("agent")]
             | Annotated[RevokeJoinToken, Tag("join_token")]
             | Annotated[RevokeKey, Tag("key")]
-            | Annotated[RevokePattern, Tag("pattern")],
+            | Annotated[RevokePattern, Tag("pattern")]
+            | Annotated[RevokeIssuer, Tag("issuer")],
             Discriminator(_about),
         ]
     ]

@@ -104,8 +104,18 @@ def next_lists(
     held: Lists | None,
     at: datetime,
     settings: AuthoritySettings,
+    until: datetime | None = None,
 ) -> Lists:
     """Make what follows `held`, and hold it against the gate.
+
+    Args:
+        issuer: signs it.
+        shard: which.
+        rows: what it has to say.
+        held: what it follows.
+        at: the moment.
+        settings: for how long it counts, and where it is published.
+        until: it is the last one, and counts until then; no delta list goes with it.
 
     Raises:
         InvalidInput, VerificationError, Conflict: it must not be published.
@@ -119,14 +129,14 @@ def next_lists(
         entries.values(),
         number=_next_number(previous, at),
         this_update=at,
-        next_update=at + timedelta(seconds=settings.crl_validity_s),
+        next_update=until or at + timedelta(seconds=settings.crl_validity_s),
         shard_url=url,
         # The first list has none to be the base of a delta.
-        delta_url=settings.delta_url(*place) if previous else None,
+        delta_url=settings.delta_url(*place) if previous and until is None else None,
     )
     whole = admit(der, issuer.certificate, previous=previous, shard_url=url, entries=entries, at=at)
     lists = Lists(place=place, whole=whole)
-    if held is None or not settings.crl_delta:
+    if held is None or until is not None or not settings.crl_delta:
         return lists
     return _with_delta(issuer, lists, entries, held=held, at=at)
 

@@ -7,7 +7,7 @@ thread, one at a time, and those in which something is revoked go before those t
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from legation.authority.events import CRLFailed, CRLPublished, EventBus
@@ -69,6 +69,8 @@ class CRLPublisher:
         self._actor = actor
         self._signer = signer if settings.crl_compact else None
         self._lists: dict[Place, Lists] = {}
+        self._last: dict[Place, Lists] = {}  # of removed issuers: nobody can sign others
+        self._publishing = asyncio.Lock()
         self._compact: dict[Place, tuple[int, bytes]] = {}  # with the list's number
         self._dirty: set[Place] = set()
         self._wakeup = asyncio.Event()
@@ -82,9 +84,10 @@ class CRLPublisher:
         """
         for stored in await self._store.crls():
             issuer = self._issuers.get(stored.issuer)
-            if issuer is None:
-                continue
             lists = Lists.from_stored(stored)
+            if issuer is None:
+                self._last[lists.place] = lists
+                continue
             wanted = shard_url(issuer, stored.shard, self._settings)
             found = lists.whole.shard_url
             if stored.shard >= shard_count(issuer, self._settings) or found != wanted:
@@ -132,7 +135,7 @@ class CRLPublisher:
         return document
 
     def _held(self, issuer: str, shard: int) -> Lists:
-        held = self._lists.get((issuer, shard))
+        held = self._lists.get((issuer, shard)) or self._last.get((issuer, shard))
         if held is None:
             raise NotFound(f"there is no revocation list {shard} of the issuer {issuer[:64]!a}")
         return held
@@ -161,11 +164,70 @@ class CRLPublisher:
                 await self._idle()
                 continue
             await asyncio.sleep(_COALESCE_S)
-            revoked, self._dirty = self._dirty, set()
+            revoked = {place for place in self._dirty if place[0] in self._issuers}
+            self._dirty = set()
             batch = [*revoked, *(place for place in aged[:_AGED_AT_ONCE] if place not in revoked)]
             if failed := {place for place in batch if not await self._try(place)}:
                 self._dirty |= failed
                 await asyncio.sleep(_RETRY_S)
+
+    async def begin(self, issuer: Issuer) -> None:
+        """Publish the first lists of an issuer, those of its shards that have none.
+
+        Raises:
+            LegationError: some are still missing.
+        """
+        for place in sorted(places((issuer,), self._settings)):
+            if place not in self._lists:
+                await self.publish(place)
+
+    async def end(
+        self,
+        issuer: Issuer,
+        commit: Callable[[Sequence[tuple[StoredCRL, EventDraft]]], Awaitable[int]],
+        *,
+        until: datetime,
+    ) -> int:
+        """Make the last lists of an issuer that goes; no other follows them.
+
+        Args:
+            issuer: whose.
+            commit: records them, and with them that the issuer is gone.
+            until: for how long they count.
+
+        Returns:
+            What `commit` returns.
+
+        Raises:
+            LegationError: they cannot be made, or not be recorded; the issuer goes on.
+        """
+        async with self._publishing:
+            now, last = self._clock.now(), []
+            for place in sorted(places((issuer,), self._settings)):
+                held = self._lists.get(place)
+                oldest = unexpired_at(held, now, self._settings)
+                rows = await self._store.revoked(*place, unexpired_at=oldest)
+                lists = await asyncio.to_thread(
+                    next_lists,
+                    issuer,
+                    place[1],
+                    rows,
+                    held=held,
+                    at=now,
+                    settings=self._settings,
+                    until=until,
+                )
+                compact = None if self._signer is None else compact_set(lists, self._signer)
+                last.append((lists, published(lists, settings=self._settings, compact=compact)))
+            done = await commit([rendered for _, rendered in last])
+            for lists, _ in last:
+                self._lists.pop(lists.place, None)
+                self._last[lists.place] = lists
+        return done
+
+    def withdraw(self, issuer: str) -> None:
+        """Give out the last lists of an issuer no more."""
+        self._last = {place: lists for place, lists in self._last.items() if place[0] != issuer}
 
     async def publish(self, place: Place) -> None:
         """Make and publish the next list of one issuer and shard.
@@ -173,6 +235,11 @@ class CRLPublisher:
         Raises:
             LegationError: nothing was published.
         """
+        async with self._publishing:
+            if place[0] in self._issuers:  # it may have been removed while others were made
+                await self._publish(place)
+
+    async def _publish(self, place: Place) -> None:
         begun = self._clock.monotonic()
         held, now, settings = self._lists.get(place), self._clock.now(), self._settings
         # Before the rows are read: what is revoked in between is in the list or after it.

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import secrets
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -37,6 +37,7 @@ from legation.authority.revoking.scopes import (
     AgentScope,
     BannedKey,
     IdentityScope,
+    IssuerScope,
     JoinTokenScope,
     KeyScope,
     PatternScope,
@@ -70,6 +71,7 @@ class Revocations:
         clock: Clock,
         events: EventBus,
         own_keys: Collection[bytes] = (),
+        tainted: Callable[[], None] = lambda: None,
     ) -> None:
         """Revoke.
 
@@ -80,13 +82,15 @@ class Revocations:
             clock: the time.
             events: who hears of it.
             own_keys: fingerprints of the certificate authorities' keys, which are no leaf's.
+            tainted: called when an issuer may have been tainted.
         """
         self._store = store
         self._hub = hub
         self._settings = settings
         self._clock = clock
         self._events = events
-        self._own_keys = frozenset(own_keys)
+        self._own_keys = own_keys  # of issuers that are there now
+        self._tainted = tainted
         self._batches = RevocationBatches(store, clock=clock, events=events)
 
     async def revoke(
@@ -129,6 +133,7 @@ class Revocations:
             ),
             actor=str(actor.spiffe_id),
         )
+        self._tainted()
         if isinstance(outcome, RevocationRequest):
             self._events.emit(
                 RevocationAsked(
@@ -219,10 +224,12 @@ class Revocations:
             Conflict: rejected, too old, or agreed to by another.
         """
         audit = self._audit("revocation.approve", request_id, actor)
-        return await self._batches.carry_out(
+        outcome = await self._batches.carry_out(
             self._store.approve_revocation(request_id, at=audit.time, most=BATCH, audit=audit),
             actor=str(actor.spiffe_id),
         )
+        self._tainted()
+        return outcome
 
     async def reject(self, request_id: str, *, actor: Actor) -> RevocationRequest:
         """Turn a revocation down, or take back one's own.
@@ -277,6 +284,8 @@ class Revocations:
                 if scope.before > self._clock.now():
                     raise InvalidInput("certificates cannot be recalled before they are issued",
                                        remedy="name a moment that has passed")  # fmt: skip
+            case IssuerScope() if reason == HOLD:
+                raise InvalidInput("an issuer cannot be on hold", remedy="name another reason")
             case KeyScope() | JoinTokenScope() if reason == HOLD:
                 raise InvalidInput(
                     "a key or a join token cannot be on hold",
@@ -286,7 +295,7 @@ class Revocations:
                 raise InvalidInput(
                     "this is the key of a certificate authority, not of a certificate that it "
                     "has issued",
-                    remedy="an issuer is replaced, and then removed",
+                    remedy="name the issuer: `legation revoke --issuer KEYID`",
                 )
 
     def _audit(self, action: str, subject: str, actor: Actor) -> AuditDraft:
@@ -339,10 +348,14 @@ class Revocations:
         self._report(outcome, actor, reason)
         return outcome
 
-    def revocations(self) -> Sequence[Revocation]:
-        """Return what is revoked and not expired, the newest first."""
-        rows = self._hub.state.revocations.values()
-        return sorted(rows, key=lambda row: row.revoked_at, reverse=True)
+    async def revocations(self, *, after: str | None, limit: int) -> Sequence[Revocation]:
+        """Return what is revoked and not expired, by serial number as text.
+
+        Args:
+            after: the serial number, lower-case hexadecimal, where the page before ended.
+            limit: how many at most.
+        """
+        return await self._store.revocations(after=after, limit=limit)
 
     def bans(self) -> Sequence[Ban]:
         """Return the banned identities, the newest first."""

@@ -93,7 +93,35 @@ class PatternScope:
         return self.pattern.text.partition("://")[2].split("/")[1:] == ["*"]
 
 
-Scope = SerialScope | IdentityScope | AgentScope | JoinTokenScope | KeyScope | PatternScope
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerScope:
+    """An issuing CA: it signs nothing more, what it has signed is re-issued, and it is removed.
+
+    Its certificates are not revoked one by one: once it is removed, none of them counts, those
+    that nobody knows of included.
+
+    Attributes:
+        key_id: which, in hexadecimal.
+        at_once: whether it is removed as soon as another one signs, and shuts out whoever has
+            not been re-issued.
+    """
+
+    key_id: str
+    at_once: bool = False
+
+    def __str__(self) -> str:
+        return f"issuer {self.key_id}"
+
+
+Scope = (
+    SerialScope
+    | IdentityScope
+    | AgentScope
+    | JoinTokenScope
+    | KeyScope
+    | PatternScope
+    | IssuerScope
+)
 
 
 def asks_second_operator(scope: Scope, count: int, *, above: int | None) -> bool:
@@ -107,6 +135,8 @@ def asks_second_operator(scope: Scope, count: int, *, above: int | None) -> bool
     """
     if above is None or isinstance(scope, SerialScope | IdentityScope):
         return False
+    if isinstance(scope, IssuerScope):
+        return True
     return count > above or (isinstance(scope, PatternScope) and scope.whole_trust_domain)
 
 
@@ -114,17 +144,20 @@ def scope_value(scope: Scope) -> dict[str, Any]:
     """Render a scope as JSON; `scope_from_value` reads it."""
     match scope:
         case SerialScope():
-            return {"serial": format(scope.serial, "x")}
+            value: dict[str, Any] = {"serial": format(scope.serial, "x")}
         case IdentityScope():
-            return {"spiffe_id": str(scope.spiffe_id), "ban": scope.ban}
+            value = {"spiffe_id": str(scope.spiffe_id), "ban": scope.ban}
         case AgentScope():
-            return {"agent": str(scope.agent)}
+            value = {"agent": str(scope.agent)}
         case JoinTokenScope():
-            return {"join_token": scope.token}
+            value = {"join_token": scope.token}
         case KeyScope():
-            return {"key": scope.fingerprint.hex()}
+            value = {"key": scope.fingerprint.hex()}
         case PatternScope():
-            return {"pattern": scope.pattern.text, "issued_before": to_rfc3339(scope.before)}
+            value = {"pattern": scope.pattern.text, "issued_before": to_rfc3339(scope.before)}
+        case IssuerScope():
+            value = {"issuer": scope.key_id, "at_once": scope.at_once}
+    return value
 
 
 def scope_from_value(value: Mapping[str, Any]) -> Scope:
@@ -135,22 +168,25 @@ def scope_from_value(value: Mapping[str, Any]) -> Scope:
     """
     match value:
         case {"serial": str(serial)}:
-            return SerialScope(serial=_number(serial))
+            scope: Scope = SerialScope(serial=_number(serial))
         case {"spiffe_id": str(name), "ban": bool(ban)}:
-            return IdentityScope(spiffe_id=SpiffeID.parse(name), ban=ban)
+            scope = IdentityScope(spiffe_id=SpiffeID.parse(name), ban=ban)
         case {"agent": str(agent)}:
-            return AgentScope(agent=SpiffeID.parse(agent))
+            scope = AgentScope(agent=SpiffeID.parse(agent))
         case {"join_token": str(token)}:
-            return JoinTokenScope(token=token)
+            scope = JoinTokenScope(token=token)
         case {"key": str(key)}:
-            return KeyScope(fingerprint=_fingerprint(key))
+            scope = KeyScope(fingerprint=_fingerprint(key))
         case {"pattern": str(pattern), "issued_before": str(before)}:
-            return PatternScope(
+            scope = PatternScope(
                 pattern=SpiffeIDPattern.parse(pattern, "pattern"), before=_moment(before)
             )
+        case {"issuer": str(key_id), "at_once": bool(at_once)}:
+            scope = IssuerScope(key_id=key_id, at_once=at_once)
         case _:
             raise InvalidInput("this says neither a certificate, an identity, an agent, "
-                               "a join token, a key nor a pattern")  # fmt: skip
+                               "a join token, a key, a pattern nor an issuer")  # fmt: skip
+    return scope
 
 
 def _number(text: str) -> int:

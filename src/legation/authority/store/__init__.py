@@ -6,6 +6,7 @@ them, and every implementation runs it.
 """
 
 from legation.authority.store.drills import DrillStore
+from legation.authority.store.issuer_protocol import IssuerStore
 from legation.authority.store.protocols import (
     AuditStore,
     CRLStore,
@@ -43,6 +44,7 @@ from legation.authority.store.records import (
     WrappedKey,
 )
 from legation.authority.store.revocation_protocol import RevocationStore
+from legation.authority.store.signals import SignalStore
 
 __all__ = [
     "AuditDraft",
@@ -64,6 +66,7 @@ __all__ = [
     "Issuance",
     "IssuanceStore",
     "IssuerRecord",
+    "IssuerStore",
     "JoinTokenUse",
     "KeyChange",
     "OneTimeUse",
@@ -73,6 +76,7 @@ __all__ = [
     "RevocationStore",
     "RevokedRow",
     "Sign",
+    "SignalStore",
     "SigningKeyStore",
     "Spend",
     "Store",

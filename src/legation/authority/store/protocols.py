@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Protocol
 
 from legation.authority.store.drills import DrillStore
+from legation.authority.store.issuer_protocol import IssuerStore
 from legation.authority.store.records import (
     AuditDraft,
     AuditEntry,
@@ -32,6 +33,7 @@ from legation.authority.store.records import (
     WrappedKey,
 )
 from legation.authority.store.revocation_protocol import RevocationStore
+from legation.authority.store.signals import SignalStore
 from legation.errors import NotPermitted
 from legation.wire.feed.events import FeedEvent, SignedEvent
 
@@ -115,8 +117,8 @@ class FeedStore(Protocol):
 
     async def position(self) -> FeedPosition: ...
 
-    async def current_events(self) -> Sequence[CommittedEvent]:
-        """Return the newest event of every key, deletions included, by revision."""
+    async def current_events(self, revision: int, *, limit: int) -> Sequence[CommittedEvent]:
+        """Return the next of the newest events of every key, deletions included, by revision."""
         ...
 
     async def events_after(self, revision: int, *, limit: int) -> Sequence[CommittedEvent]:
@@ -168,6 +170,7 @@ class IssuanceStore(Protocol):
 
         Raises:
             NotAuthenticated: the requester is banned, or its own certificate is revoked.
+            Unavailable: the issuer signs no more; another does.
         """
         ...
 
@@ -332,6 +335,7 @@ class RetentionStore(Protocol):
 class Store(
     InitialisationStore,
     SigningKeyStore,
+    IssuerStore,
     TokenStore,
     FeedStore,
     IssuanceStore,
@@ -341,6 +345,7 @@ class Store(
     InventoryStore,
     OperatorStore,
     DrillStore,
+    SignalStore,
     AuditStore,
     RetentionStore,
     Protocol,

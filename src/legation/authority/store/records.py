@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from legation.authority.issuers.states import IssuerLife
 from legation.authority.model import (
     AuditEntry,
     IssuedRecord,
@@ -165,13 +166,14 @@ class KeyChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerRecord:
-    """A certificate that signs others, and the key it goes with."""
+    """A certificate that signs others, the key it goes with, and where it is in its life."""
 
     key_id: str  # subject key identifier, hexadecimal
     role: str  # "root" or "issuing"
     key: str  # id of the wrapped key
     der: bytes = field(repr=False)
     created_at: datetime
+    life: IssuerLife = field(default_factory=IssuerLife)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

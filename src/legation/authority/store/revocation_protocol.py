@@ -7,6 +7,7 @@ from typing import Protocol
 from legation.authority.model import IssuedRecord, RevocationOutcome
 from legation.authority.revoking.scopes import BannedKey, RevocationRequest, Scope
 from legation.authority.store.records import AuditDraft, BegunRevocation
+from legation.wire.feed import Revocation
 
 
 class RevocationStore(Protocol):
@@ -118,6 +119,15 @@ class RevocationStore(Protocol):
         Raises:
             NotFound: the one certificate that it is about was never issued here.
             Conflict: it is revoked for good.
+        """
+        ...
+
+    async def revocations(self, *, after: str | None, limit: int) -> Sequence[Revocation]:
+        """Return what is revoked and not forgotten yet, by serial number as text.
+
+        Args:
+            after: the serial number, lower-case hexadecimal, where the page before ended.
+            limit: how many at most.
         """
         ...
 

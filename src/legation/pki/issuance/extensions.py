@@ -41,13 +41,23 @@ _LEAF_CONSTRAINTS: Final = write_extension(
 )
 
 
-def for_leaf(profile: Profile, usages: tuple[x509.ObjectIdentifier, ...]) -> bytes:
+# RFC 7633, section 4: not critical, so that who does not know it may pass over it.
+_MUST_STAPLE: Final = write_extension(
+    x509.TLSFeature([x509.TLSFeatureType.status_request]), critical=False
+)
+
+
+def for_leaf(
+    profile: Profile, usages: tuple[x509.ObjectIdentifier, ...], *, must_staple: bool
+) -> bytes:
     """Return what all leaf certificates of a profile with these usages share."""
     extensions = _LEAF_CONSTRAINTS + write_extension(profile.key_usage, critical=True)
     if usages:
         extensions += write_extension(x509.ExtendedKeyUsage(usages), critical=False)
     if profile.ocsp_no_check:
         extensions += write_extension(x509.OCSPNoCheck(), critical=False)
+    if must_staple:
+        extensions += _MUST_STAPLE
     return extensions
 
 

@@ -33,7 +33,7 @@ class Template:
     after: bytes
 
 
-_TemplateKey: TypeAlias = tuple[Profile, bool, Locations]
+_TemplateKey: TypeAlias = tuple[Profile, bool, bool, Locations]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,15 @@ class Issuer:
         """The subject key identifier in hexadecimal."""
         return self.key_id.hex()
 
-    def template(self, profile: Profile, *, has_spiffe_id: bool, locations: Locations) -> Template:
+    def template(
+        self, profile: Profile, *, has_spiffe_id: bool, must_staple: bool, locations: Locations
+    ) -> Template:
         """Return what is the same in every leaf certificate of this kind, made once.
 
         Raises:
             InvalidInput: a location is not ASCII.
         """
-        key = (profile, has_spiffe_id, locations)
+        key = (profile, has_spiffe_id, must_staple, locations)
         template = self._templates.get(key)
         if template is None:
             if len(self._templates) >= _MAX_TEMPLATES:
@@ -108,7 +110,7 @@ class Issuer:
             usages = profile.usages(has_spiffe_id=has_spiffe_id)
             template = Template(
                 issuer=self.name.public_bytes(),
-                before=extensions.for_leaf(profile, usages)
+                before=extensions.for_leaf(profile, usages, must_staple=must_staple)
                 + extensions.authority_key_identifier(self.key_id),
                 after=extensions.for_location(locations),
             )

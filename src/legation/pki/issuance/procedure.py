@@ -29,6 +29,7 @@ def issue(
     public_key: PublicKey,
     serial: int,
     validity: Validity,
+    must_staple: bool = False,
     crl_url: str | None = None,
     ocsp_url: str | None = None,
     issuer_url: str | None = None,
@@ -42,6 +43,7 @@ def issue(
         public_key: whose possession the caller has proved.
         serial: unique for this issuer; see `legation.pki.serials`.
         validity: not beyond the issuer's, and no longer than the profile allows.
+        must_staple: whether its server has to staple an OCSP response (RFC 7633).
         crl_url: where the CRL that covers this serial number is published.
         ocsp_url: of the OCSP responder.
         issuer_url: of the issuer's certificate.
@@ -53,10 +55,12 @@ def issue(
     if profile.ca:
         raise InvalidInput(f"the profile {profile.name} is a CA's", remedy="use issue_ca")
     _check_request(profile, subject, public_key, validity)
+    _check_presence(profile, "duty to staple", profile.must_staple, must_staple)
     _check_end(validity, issuer)
     template = issuer.template(
         profile,
         has_spiffe_id=subject.spiffe_id is not None,
+        must_staple=must_staple,
         locations=Locations(crl_url=crl_url, ocsp_url=ocsp_url, issuer_url=issuer_url),
     )
     return issuer.signer.sign(

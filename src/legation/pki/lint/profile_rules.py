@@ -55,3 +55,15 @@ def _profile_ocsp_no_check(parts: Parts, profile: Profile) -> str | None:
     if (parts.has(x509.OCSPNoCheck)) == profile.ocsp_no_check:
         return None
     return f"ocsp-no-check is not as in the profile {profile.name}"
+
+
+@profile_rule("profile_must_staple", "RFC 7633, section 4")
+def _profile_must_staple(parts: Parts, profile: Profile) -> str | None:
+    features = parts.value(x509.TLSFeature)
+    if features is None:
+        return None
+    if profile.must_staple is Presence.FORBIDDEN:
+        return f"there is a TLS feature, and the profile {profile.name} has none"
+    if list(features) == [x509.TLSFeatureType.status_request]:
+        return None
+    return "its TLS features are others than status_request"

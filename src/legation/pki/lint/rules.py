@@ -192,6 +192,13 @@ def _ocsp_no_check(parts: Parts) -> str | None:
     return "ocsp-no-check stands in a certificate that is no OCSP responder's"
 
 
+@rule("tls_feature", "RFC 7633, section 4", severity=Severity.WARNING)
+def _tls_feature(parts: Parts) -> str | None:
+    if parts.critical(x509.TLSFeature):
+        return "the TLS feature is critical, so clients that do not know it refuse the server"
+    return None
+
+
 # --- names ------------------------------------------------------------------------------
 
 # Preferred name syntax (RFC 1034, section 3.5, as changed by RFC 1123, section 2.1), with a

@@ -1,6 +1,13 @@
 """The online certificate status protocol (RFC 6960), for those who ask instead of reading CRLs."""
 
-from legation.pki.ocsp.checking import Staple, check_response, check_staple
+from legation.pki.ocsp.checking import (
+    Staple,
+    check_response,
+    check_staple,
+    must_staple,
+    next_update_of,
+    says_nothing,
+)
 from legation.pki.ocsp.requests import (
     MAX_NONCE_SIZE,
     MAX_QUESTIONS,
@@ -46,4 +53,7 @@ __all__ = [
     "build_response",
     "check_response",
     "check_staple",
+    "must_staple",
+    "next_update_of",
+    "says_nothing",
 ]

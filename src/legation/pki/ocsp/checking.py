@@ -100,6 +100,32 @@ def check_staple(
     return Staple(der=data, serial=serial, this_update=response.this_update_utc, next_update=end)
 
 
+def next_update_of(data: bytes) -> datetime | None:
+    """Return until when a response counts; None for one that says nothing, or has no end."""
+    try:
+        return ocsp.load_der_ocsp_response(data).next_update_utc
+    except (NotImplementedError, *UNREADABLE):
+        return None
+
+
+def says_nothing(data: bytes) -> bool:
+    """Tell whether a response is only an error.
+
+    Nobody has signed it (RFC 6960, section 2.3), so it is worth as much as no response.
+    """
+    try:
+        response = ocsp.load_der_ocsp_response(data)
+    except (NotImplementedError, *UNREADABLE):
+        return False
+    return response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL
+
+
+def must_staple(certificate: x509.Certificate) -> bool:
+    """Tell whether a server with this certificate has to staple a response (RFC 7633)."""
+    features = Parts(certificate).value(x509.TLSFeature)
+    return features is not None and x509.TLSFeatureType.status_request in features
+
+
 def _hash_name(data: bytes) -> str:
     """Return by which hash a response names its certificate; empty if that cannot be read."""
     try:

@@ -9,6 +9,7 @@ A handler finds the peer by `peer_of(scope)`, in ``scope["extensions"]["legation
 and as the TLS extension of ASGI describes it (https://asgi.readthedocs.io, "TLS Extension").
 """
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
@@ -19,8 +20,9 @@ from cryptography import x509
 from legation.errors import LegationError, NotAuthenticated
 from legation.pki import certificate_from_der
 from legation.sdk.authorize import PolicyAuthorizer
-from legation.sdk.integrations.requests_judged import Admitted, Answered, judge
+from legation.sdk.integrations.requests_judged import Admitted, Answered, denied, judge
 from legation.sdk.model import Peer
+from legation.sdk.running import Overruled, while_allowed
 from legation.sdk.tls import peer_of as peer_of_connection
 
 Scope = MutableMapping[str, Any]
@@ -112,7 +114,8 @@ class PolicyMiddleware:
     """Decides on every request, and on the opening of every WebSocket, by the live policies.
 
     The application sees the path as it was decided on. What is denied is answered with 403
-    and a problem document that names the policy.
+    and a problem document that names the policy. What is still being served when a policy
+    change forbids it is cancelled: a response breaks off, a WebSocket is closed with 1008.
     """
 
     def __init__(self, app: Application, authorizer: PolicyAuthorizer) -> None:
@@ -134,10 +137,47 @@ class PolicyMiddleware:
         )
         match verdict:
             case Admitted():
-                path = {"path": unquote(verdict.path), "raw_path": verdict.path.encode("ascii")}
-                await self.app({**scope, **path}, receive, send)
+                assert peer is not None  # noqa: S101 - nobody else is admitted
+                await self._serve(scope, receive, send, peer, verdict.path)
             case Answered():
                 await _answer(scope, receive, send, verdict)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, peer: Peer, path: str
+    ) -> None:
+        """Pass a request on, and end it when it is no longer allowed."""
+        begun = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        decided = {**scope, "path": unquote(path), "raw_path": path.encode("ascii")}
+        work = self.app(decided, receive, send_noting)
+        if not _in_asyncio():
+            await work
+            return
+        method = scope.get("method", "GET")
+        try:
+            await while_allowed(self._authorizer, peer, work, method=method, path=path)
+        except Overruled as overruled:
+            if not begun:
+                answer = denied(peer, overruled.decision.decided_by)
+                await _answer(scope, receive, send, answer)
+            elif scope["type"] == "websocket":
+                # 1008: what was received violates a policy (RFC 6455, section 7.4.1).
+                await send({"type": "websocket.close", "code": 1008})
+            # A response that has begun is left as it is, and the server breaks it off.
+
+
+def _in_asyncio() -> bool:
+    """Tell whether asyncio runs this; servers with another loop decide on requests only."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send, answer: Answered) -> None:

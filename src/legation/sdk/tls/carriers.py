@@ -30,6 +30,7 @@ def adopt(transport: Any) -> None:
     """
     tls = transport.get_extra_info("ssl_object")
     if hasattr(tls, "carrier"):
+        tls.address = _far_end(transport)
         with suppress(TypeError):
             tls.carrier = weakref.ref(transport)
 
@@ -43,6 +44,7 @@ def hold(transport: Any) -> Callable[[], None]:
     tls = transport.get_extra_info("ssl_object")
     if not hasattr(tls, "carrier"):
         return lambda: None
+    tls.address = _far_end(transport)
     tls.carrier = lambda: transport
 
     def release() -> None:
@@ -56,6 +58,31 @@ def note_caller(tls: Any) -> None:
     caller = sys._getframe(2).f_locals.get("self")  # noqa: SLF001 - see the module's text
     if hasattr(caller, "_app_transport") or hasattr(caller, "transport_stream"):
         tls.carrier = weakref.ref(caller)
+
+
+def carried_from(carrier: Callable[[], Any] | None) -> str:
+    """Return the address of the other end of what carries a TLS object; empty if not known."""
+    found = carrier() if carrier is not None else None
+    stream = getattr(found, "transport_stream", None)
+    if stream is not None:
+        return address_of(getattr(stream, "_raw_socket", None))
+    # asyncio.sslproto.SSLProtocol has the transport below, a transport is one.
+    transport: Any = getattr(found, "_transport", None) or found
+    return _far_end(transport) if hasattr(transport, "get_extra_info") else ""
+
+
+def _far_end(transport: Any) -> str:
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) and name else ""
+
+
+def address_of(sock: Any) -> str:
+    """Return the address of the other end of a socket; empty if it has none."""
+    try:
+        name = sock.getpeername()
+    except (AttributeError, OSError):
+        return ""
+    return str(name[0]) if isinstance(name, tuple) and name else ""
 
 
 def end_all(objects: Iterable[Any], error: Exception) -> None:

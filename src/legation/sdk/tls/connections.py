@@ -20,7 +20,7 @@ from legation.errors import LegationError, Unavailable
 from legation.sdk.connections import ConnectionCut
 from legation.sdk.model import Peer
 from legation.sdk.peers import PeerRefused
-from legation.sdk.tls.carriers import end_all, note_caller
+from legation.sdk.tls.carriers import address_of, carried_from, end_all, note_caller
 from legation.sdk.tls.presented import handshake_certificates
 
 if TYPE_CHECKING:
@@ -118,6 +118,12 @@ class _Verifying:
             raise refused from None
         self.peer = verified.peer
 
+    def _tell_seen(self, address: str) -> None:
+        """Tell the source of a client that was let in."""
+        source = self.context.verifier.source
+        if self.peer is not None and hasattr(source, "seen"):
+            source.seen(self.peer, address)
+
     def _report(self, error: ssl.SSLError) -> ssl.SSLError:
         """Tell of a handshake that OpenSSL refused; return the error to raise."""
         if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
@@ -138,11 +144,13 @@ class VerifiedObject(_Verifying, ssl.SSLObject):
     Attributes:
         peer: the other end, from the end of the handshake on.
         carrier: gives what carries it, while that lives; see `legation.sdk.tls.carriers`.
+        address: of the other end, where the protocol above has said what carries it.
         loop: the event loop that the handshake ran in.
         outgoing: what is to be sent; set by the context that made the object.
     """
 
     carrier: Callable[[], Any] | None = None
+    address: str = ""
     loop: asyncio.AbstractEventLoop | None = None
     outgoing: ssl.MemoryBIO | None = None
     _failure: ssl.SSLError | None = None
@@ -173,6 +181,12 @@ class VerifiedObject(_Verifying, ssl.SSLObject):
                 self.loop = asyncio.get_running_loop()
             note_caller(self)
             self._verify()
+            if self.server_side and self.loop is not None:
+                # By then the protocol above has said what carries it, if it does (`adopt`).
+                self.loop.call_soon(self._seen)
+
+    def _seen(self) -> None:
+        self._tell_seen(self.address or carried_from(self.carrier))
 
     @staticmethod
     def cut(connections: Sequence["VerifiedObject"], cause: Cause) -> None:
@@ -204,6 +218,8 @@ class VerifiedSocket(_Verifying, ssl.SSLSocket):
             super().do_handshake(block)
             if self.peer is None:
                 self._verify()
+                if self.server_side:
+                    self._tell_seen(address_of(self))
         except _AGAIN:
             raise
         except (PeerRefused, NoIdentity):

@@ -17,6 +17,7 @@ from legation.wire.feed.state import FeedState
 from legation.wire.feed.values import (
     Ban,
     CompactSet,
+    IssuerName,
     PublishedCRL,
     Revocation,
     RotationOrder,
@@ -30,6 +31,7 @@ __all__ = [
     "FeedEvent",
     "FeedSigner",
     "FeedState",
+    "IssuerName",
     "Kind",
     "PublishedCRL",
     "Revocation",

@@ -1,5 +1,6 @@
 """Feed events, and their signatures."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 
 from legation.errors import InvalidInput, NotAuthenticated
 from legation.wire.canonical import canonical_json, parse_json
+from legation.wire.feed.delegation import includes
 
 # A whole CRL travels in one event while it is small.
 MAX_EVENT_SIZE = 4 << 20
@@ -28,6 +30,7 @@ class Kind(StrEnum):
     BAN = "ban"  # SPIFFE ID
     CRL = "crl"  # "<issuer key id, hexadecimal>/<shard>"
     ROTATION = "rotation"  # id of the order
+    STALENESS = "staleness"  # name of a staleness policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,8 @@ class FeedEvent:
         kind: what it speaks of.
         key: which one.
         value: the new state as JSON, or None when it was deleted.
-        audience: SPIFFE IDs of the agents that may see it; None for all.
+        audience: the agents that may see it, SPIFFE IDs and patterns of them
+            (`legation.wire.feed.delegation`); None for all.
     """
 
     revision: int
@@ -95,9 +99,32 @@ class FeedEvent:
             audience=None if audience is None else tuple(audience),
         )
 
+    @classmethod
+    def from_own_bytes(cls, body: bytes) -> Self:
+        """Parse what this very program has rendered and kept, without the checks against a peer.
+
+        An authority reads a million of them when it starts.
+
+        Raises:
+            InvalidInput: it is damaged.
+        """
+        try:
+            fields = json.loads(body)
+            audience = fields["audience"]
+            return cls(
+                revision=fields["revision"],
+                time_ms=fields["time_ms"],
+                kind=Kind(fields["kind"]),
+                key=fields["key"],
+                value=fields["value"],
+                audience=None if audience is None else tuple(audience),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(f"a damaged feed event: {error!r}") from None
+
     def visible_to(self, agent: str) -> bool:
         """Tell whether `agent` may see this event."""
-        return self.audience is None or agent in self.audience
+        return self.audience is None or includes(self.audience, agent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,15 @@
 """The fold: what a reader of the feed knows at a revision."""
 
+import heapq
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from legation.causes import Cause
 from legation.errors import InvalidInput
 from legation.pki.bundle import TrustBundle
 from legation.pki.spiffe_id import SpiffeID
-from legation.policy import AuthorizationPolicy
+from legation.policy import AuthorizationPolicy, StalenessPolicy
 from legation.wire.feed.events import FeedEvent, Kind
 from legation.wire.feed.values import (
     Ban,
@@ -17,6 +18,8 @@ from legation.wire.feed.values import (
     RotationOrder,
     WorkloadEntry,
 )
+
+MOST_FORGOTTEN: Final = 5000  # revocations at a time: some 10 ms
 
 _SetValue = Callable[["FeedState", str, Mapping[str, Any]], None]
 _Delete = Callable[["FeedState", str], object]
@@ -35,9 +38,16 @@ class FeedState:
         self.entries: dict[str, WorkloadEntry] = {}
         self.policies: dict[str, AuthorizationPolicy] = {}
         self.revocations: dict[int, Revocation] = {}
+        # Those of issuers' certificates, by the name that is refused as an issuer's.
+        self.revoked_issuers: dict[str, Revocation] = {}
         self.bans: dict[str, Ban] = {}
         self.crls: dict[str, PublishedCRL] = {}
         self.rotations: dict[str, RotationOrder] = {}
+        self.staleness: dict[str, StalenessPolicy] = {}
+        # Serial numbers by the end of their certificate, and those ends as a heap: what is over
+        # is found without a look at what is not.
+        self._ending: dict[datetime, list[int]] = {}
+        self._ends: list[datetime] = []
 
     def apply(self, event: FeedEvent) -> None:
         """Fold one event.
@@ -59,31 +69,62 @@ class FeedState:
             set_value(self, event.key, event.value)
         self.revision = max(self.revision, event.revision)
 
-    def refusal(self, *, serial: int, spiffe_id: SpiffeID | str) -> Cause | None:
-        """Return why a peer that shows this certificate is refused, or None."""
-        if serial in self.revocations:
+    def refusal(
+        self, *, serial: int, spiffe_id: SpiffeID | str, issuer_name: str = ""
+    ) -> Cause | None:
+        """Return why a peer that shows this certificate is refused, or None.
+
+        Args:
+            serial: of the certificate.
+            spiffe_id: whose it is.
+            issuer_name: whom it names as its issuer (RFC 4514); empty where nobody looks at it.
+        """
+        if serial in self.revocations or issuer_name in self.revoked_issuers:
             return Cause.CERTIFICATE_REVOKED
         if str(spiffe_id) in self.bans:
             return Cause.IDENTITY_BANNED
         return None
 
-    def forget_expired(self, at: datetime) -> int:
-        """Drop what is over before `at`; return how many revocations were.
+    def keep(self, serial: int, revocation: Revocation) -> None:
+        """Refuse the certificate with this serial number until it has expired."""
+        self.revocations[serial] = revocation
+        ending = self._ending.get(revocation.expires_at)
+        if ending is None:
+            ending = self._ending[revocation.expires_at] = []
+            heapq.heappush(self._ends, revocation.expires_at)
+        ending.append(serial)
 
-        Those are the revocations of certificates that have expired, and the rotation orders
-        that no certificate is old enough for any more.
+    def forget_expired(self, at: datetime, *, most: int = MOST_FORGOTTEN) -> list[int]:
+        """Drop what is over before `at`; return the serial numbers that are refused no more.
+
+        Those are of certificates that have expired, so many at most: what a whole fleet was
+        revoked of ends in the same minute. Rotation orders go as well that no certificate is
+        old enough for any more.
         """
-        over = [serial for serial, row in self.revocations.items() if row.expires_at < at]
-        for serial in over:
-            del self.revocations[serial]
+        forgotten: list[int] = []
+        while self._ends and self._ends[0] < at and len(forgotten) < most:
+            end = self._ends[0]
+            ending = self._ending[end]
+            while ending and len(forgotten) < most:
+                serial = ending.pop()
+                held = self.revocations.get(serial)
+                # Released from hold, or listed twice since it was on hold before.
+                if held is not None and held.expires_at == end:
+                    del self.revocations[serial]
+                    forgotten.append(serial)
+            if not ending:
+                del self._ending[heapq.heappop(self._ends)]
         for key in [key for key, order in self.rotations.items() if order.expires_at < at]:
             del self.rotations[key]
-        return len(over)
+        # An issuer is never on hold, so its end is all that takes it out.
+        for key in [key for key, row in self.revoked_issuers.items() if row.expires_at < at]:
+            del self.revoked_issuers[key]
+        return forgotten
 
     def entries_of(self, agent: SpiffeID | str) -> Iterator[WorkloadEntry]:
         """Yield the entries that `agent` may serve."""
         name = str(agent)
-        return (entry for entry in self.entries.values() if name in entry.agents)
+        return (entry for entry in self.entries.values() if entry.is_delegated_to(name))
 
     def _set_bundle(self, key: str, value: Mapping[str, Any]) -> None:
         self.bundles[key] = TrustBundle.from_document(key, value)
@@ -95,13 +136,19 @@ class FeedState:
         self.policies[key] = AuthorizationPolicy.from_document(value)
 
     def _set_revocation(self, key: str, value: Mapping[str, Any]) -> None:
-        self.revocations[int(key, 16)] = Revocation.from_value(value)
+        revocation = Revocation.from_value(value)
+        self.keep(int(key, 16), revocation)
+        if revocation.signs_as is not None:
+            self.revoked_issuers[revocation.signs_as.name] = revocation
 
     def _set_ban(self, key: str, value: Mapping[str, Any]) -> None:
         self.bans[key] = Ban.from_value(value)
 
     def _set_crl(self, key: str, value: Mapping[str, Any]) -> None:
         self.crls[key] = PublishedCRL.from_value(value)
+
+    def _set_staleness(self, key: str, value: Mapping[str, Any]) -> None:
+        self.staleness[key] = StalenessPolicy.from_document(value)
 
     def _set_rotation(self, key: str, value: Mapping[str, Any]) -> None:
         self.rotations[key] = RotationOrder.from_value(value)
@@ -117,4 +164,5 @@ class FeedState:
         Kind.BAN: (_set_ban, lambda state, key: state.bans.pop(key, None)),
         Kind.CRL: (_set_crl, lambda state, key: state.crls.pop(key, None)),
         Kind.ROTATION: (_set_rotation, lambda state, key: state.rotations.pop(key, None)),
+        Kind.STALENESS: (_set_staleness, lambda state, key: state.staleness.pop(key, None)),
     }

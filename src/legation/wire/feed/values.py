@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from legation.clock import from_rfc3339, to_rfc3339
 from legation.errors import InvalidInput, LegationError
 from legation.pki.spiffe_id import SpiffeID
+from legation.wire.feed.delegation import AgentText, includes
 
 
 def _checked_spiffe_id(text: str) -> str:
@@ -58,7 +60,8 @@ class WorkloadEntry(BaseModel):
         id: unique, chosen by the authority.
         spiffe_id: the identity.
         selectors: what the workload must show, all of them, for example ``unix:uid:1000``.
-        agents: SPIFFE IDs of the agents that may serve it.
+        agents: the agents that may serve it, SPIFFE IDs and patterns of them
+            (`legation.wire.feed.delegation`).
         dns_names: DNS names to put into the certificate as well.
         common_name: subject of the certificate, for servers that read nothing else of it, such
             as PostgreSQL; empty for none.
@@ -66,6 +69,8 @@ class WorkloadEntry(BaseModel):
         key_algorithm: of the keys that the agent makes for it.
         owner: who to ask about it.
         mtls: what its inbound proxies accept.
+        must_staple: whether its certificates oblige their servers to staple an OCSP response
+            (RFC 7633).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,17 +78,26 @@ class WorkloadEntry(BaseModel):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     spiffe_id: SpiffeIDText
     selectors: Annotated[tuple[Selector, ...], Field(min_length=1, max_length=32)]
-    agents: Annotated[tuple[SpiffeIDText, ...], Field(min_length=1, max_length=1024)]
+    agents: Annotated[tuple[AgentText, ...], Field(min_length=1, max_length=1024)]
     dns_names: Annotated[tuple[DNSName, ...], Field(max_length=32)] = ()
     common_name: CommonName = ""
     lifetime_s: Annotated[int, Field(ge=2, le=30 * 86400)] | None = None
     key_algorithm: str = "ec-p256"
     owner: Annotated[str, Field(max_length=200)] = ""
     mtls: TLSMode = TLSMode.STRICT
+    must_staple: bool = False
+
+    def is_delegated_to(self, agent: str) -> bool:
+        """Tell whether `agent`, a SPIFFE ID, may serve it."""
+        return includes(self.agents, agent)
 
     def to_value(self) -> dict[str, Any]:
         """Render for a feed event."""
-        return self.model_dump(mode="json")
+        value = self.model_dump(mode="json")
+        if not self.must_staple:
+            # An agent of an earlier version understands no entry that has this field.
+            del value["must_staple"]
+        return value
 
     @classmethod
     def from_value(cls, value: Mapping[str, Any]) -> Self:
@@ -99,6 +113,32 @@ class WorkloadEntry(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerName:
+    """What certificates call their issuer.
+
+    Attributes:
+        name: its subject (RFC 4514), without which no chain leads to it.
+        key_id: its key id, hexadecimal.
+    """
+
+    name: str
+    key_id: str
+
+    def to_value(self) -> dict[str, Any]:
+        """Render for a feed event."""
+        return {"name": self.name, "key_id": self.key_id}
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> Self:
+        """Parse a part of a feed event's value.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        return cls(name=_text(value["name"]), key_id=_text(value["key_id"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Revocation:
     """One revoked certificate."""
 
@@ -108,6 +148,12 @@ class Revocation:
     reason: str  # a word of RFC 5280, section 5.3.1, as `cryptography` spells it
     revoked_at: datetime
     expires_at: datetime  # afterwards the certificate is refused for its age alone
+    signs_as: IssuerName | None = None  # of an issuer's certificate: all that names it is refused
+
+    @property
+    def ends_connections(self) -> bool:
+        """Whether it concerns connections that are open: not if an issuer was only superseded."""
+        return self.signs_as is None or self.reason != "superseded"
 
     def to_value(self) -> dict[str, Any]:
         """Render for a feed event."""
@@ -118,6 +164,8 @@ class Revocation:
             "reason": self.reason,
             "revoked_at": to_rfc3339(self.revoked_at),
             "expires_at": to_rfc3339(self.expires_at),
+            # Left out rather than null: those of other certificates look as they always did.
+            **({} if self.signs_as is None else {"signs_as": self.signs_as.to_value()}),
         }
 
     @classmethod
@@ -128,13 +176,16 @@ class Revocation:
             InvalidInput: not a revocation.
         """
         with _as_invalid("revocation"):
+            signs_as = value.get("signs_as")
             return cls(
                 serial=int(value["serial"], 16),
-                spiffe_id=_text(value["spiffe_id"]),
-                issuer=_text(value["issuer"]),
-                reason=_text(value["reason"]),
+                # A million revocations are of a few identities and issuers.
+                spiffe_id=sys.intern(_text(value["spiffe_id"])),
+                issuer=sys.intern(_text(value["issuer"])),
+                reason=sys.intern(_text(value["reason"])),
                 revoked_at=from_rfc3339(value["revoked_at"]),
                 expires_at=from_rfc3339(value["expires_at"]),
+                signs_as=None if signs_as is None else IssuerName.from_value(signs_as),
             )
 
 

@@ -137,26 +137,32 @@ class StapleResult(_message.Message):
     def __init__(self, response: _Optional[bytes] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
 
 class SyncRequest(_message.Message):
-    __slots__ = ("hello", "acknowledgement", "reports", "rotation")
+    __slots__ = ("hello", "acknowledgement", "reports", "rotation", "sightings", "places")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     ROTATION_FIELD_NUMBER: _ClassVar[int]
+    SIGHTINGS_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     acknowledgement: Acknowledgement
     reports: Reports
     rotation: RotationStatement
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., reports: _Optional[_Union[Reports, _Mapping]] = ..., rotation: _Optional[_Union[RotationStatement, _Mapping]] = ...) -> None: ...
+    sightings: Sightings
+    places: Places
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., reports: _Optional[_Union[Reports, _Mapping]] = ..., rotation: _Optional[_Union[RotationStatement, _Mapping]] = ..., sightings: _Optional[_Union[Sightings, _Mapping]] = ..., places: _Optional[_Union[Places, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("revision", "version", "feed_id")
+    __slots__ = ("revision", "version", "feed_id", "instance")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FEED_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     revision: int
     version: str
     feed_id: str
-    def __init__(self, revision: _Optional[int] = ..., version: _Optional[str] = ..., feed_id: _Optional[str] = ...) -> None: ...
+    instance: bytes
+    def __init__(self, revision: _Optional[int] = ..., version: _Optional[str] = ..., feed_id: _Optional[str] = ..., instance: _Optional[bytes] = ...) -> None: ...
 
 class Acknowledgement(_message.Message):
     __slots__ = ("revision", "points")
@@ -205,6 +211,42 @@ class Refusal(_message.Message):
     count: int
     raw: str
     def __init__(self, point: _Optional[str] = ..., cause: _Optional[str] = ..., peer: _Optional[str] = ..., serial: _Optional[str] = ..., count: _Optional[int] = ..., raw: _Optional[str] = ...) -> None: ...
+
+class Sightings(_message.Message):
+    __slots__ = ("sightings", "overflow")
+    SIGHTINGS_FIELD_NUMBER: _ClassVar[int]
+    OVERFLOW_FIELD_NUMBER: _ClassVar[int]
+    sightings: _containers.RepeatedCompositeFieldContainer[Sighting]
+    overflow: int
+    def __init__(self, sightings: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ..., overflow: _Optional[int] = ...) -> None: ...
+
+class Sighting(_message.Message):
+    __slots__ = ("point", "service", "peer", "serial", "address", "cause", "count", "first_ms_ago", "last_ms_ago")
+    POINT_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_MS_AGO_FIELD_NUMBER: _ClassVar[int]
+    LAST_MS_AGO_FIELD_NUMBER: _ClassVar[int]
+    point: str
+    service: str
+    peer: str
+    serial: str
+    address: str
+    cause: str
+    count: int
+    first_ms_ago: int
+    last_ms_ago: int
+    def __init__(self, point: _Optional[str] = ..., service: _Optional[str] = ..., peer: _Optional[str] = ..., serial: _Optional[str] = ..., address: _Optional[str] = ..., cause: _Optional[str] = ..., count: _Optional[int] = ..., first_ms_ago: _Optional[int] = ..., last_ms_ago: _Optional[int] = ...) -> None: ...
+
+class Places(_message.Message):
+    __slots__ = ("addresses",)
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RotationStatement(_message.Message):
     __slots__ = ("in_force", "orders")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(legation/wire/protobuf/enforcement.proto\x12\x17legation.enforcement.v1\"\xed\x01\n\rFollowRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.legation.enforcement.v1.HelloH\x00\x12\x33\n\x07\x61pplied\x18\x02 \x01(\x0b\x32 .legation.enforcement.v1.AppliedH\x00\x12\x35\n\x08refusals\x18\x03 \x01(\x0b\x32!.legation.enforcement.v1.RefusalsH\x00\x12\x34\n\x08in_force\x18\x04 \x01(\x0b\x32 .legation.enforcement.v1.InForceH\x00\x42\t\n\x07message\"G\n\x05Hello\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tspiffe_id\x18\x04 \x01(\t\"@\n\x07\x41pplied\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\r\n\x05notes\x18\x03 \x03(\t\">\n\x08Refusals\x12\x32\n\x08refusals\x18\x01 \x03(\x0b\x32 .legation.enforcement.v1.Refusal\"R\n\x07Refusal\x12\r\n\x05\x63\x61use\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x0b\n\x03raw\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\">\n\x07InForce\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0e\n\x06serial\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\"\xc0\x01\n\x0e\x46ollowResponse\x12\x33\n\x07\x63hanges\x18\x01 \x01(\x0b\x32 .legation.enforcement.v1.ChangesH\x00\x12\x35\n\x08policies\x18\x02 \x01(\x0b\x32!.legation.enforcement.v1.PoliciesH\x00\x12\x37\n\tfreshness\x18\x03 \x01(\x0b\x32\".legation.enforcement.v1.FreshnessH\x00\x42\t\n\x07message\"\xb3\x01\n\x07\x43hanges\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07revoked\x18\x04 \x01(\x0c\x12\x11\n\tforgotten\x18\x05 \x01(\x0c\x12\x0e\n\x06\x62\x61nned\x18\x06 \x03(\t\x12\x10\n\x08unbanned\x18\x07 \x03(\t\x12\x14\n\x0crevoked_long\x18\x08 \x01(\x0c\x12\x16\n\x0e\x66orgotten_long\x18\t \x01(\x0c\":\n\x08Policies\x12\r\n\x05\x66irst\x18\x01 \x01(\x08\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x11\n\tdocuments\x18\x03 \x03(\x0c\"\x8e\x01\n\tFreshness\x12\x10\n\x08\x61s_of_ms\x18\x01 \x01(\x03\x12\x10\n\x08\x62ound_ms\x18\x02 \x01(\x04\x12\x39\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32).legation.enforcement.v1.Freshness.Action\"\"\n\x06\x41\x63tion\x12\n\n\x06REFUSE\x10\x00\x12\x0c\n\x08\x43ONTINUE\x10\x01\x32s\n\x12\x45nforcementService\x12]\n\x06\x46ollow\x12&.legation.enforcement.v1.FollowRequest\x1a\'.legation.enforcement.v1.FollowResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(legation/wire/protobuf/enforcement.proto\x12\x17legation.enforcement.v1\"\xa6\x02\n\rFollowRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.legation.enforcement.v1.HelloH\x00\x12\x33\n\x07\x61pplied\x18\x02 \x01(\x0b\x32 .legation.enforcement.v1.AppliedH\x00\x12\x35\n\x08refusals\x18\x03 \x01(\x0b\x32!.legation.enforcement.v1.RefusalsH\x00\x12\x34\n\x08in_force\x18\x04 \x01(\x0b\x32 .legation.enforcement.v1.InForceH\x00\x12\x37\n\tsightings\x18\x05 \x01(\x0b\x32\".legation.enforcement.v1.SightingsH\x00\x42\t\n\x07message\"G\n\x05Hello\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tspiffe_id\x18\x04 \x01(\t\"@\n\x07\x41pplied\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\r\n\x05notes\x18\x03 \x03(\t\">\n\x08Refusals\x12\x32\n\x08refusals\x18\x01 \x03(\x0b\x32 .legation.enforcement.v1.Refusal\"R\n\x07Refusal\x12\r\n\x05\x63\x61use\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x0b\n\x03raw\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\"S\n\tSightings\x12\x34\n\tsightings\x18\x01 \x03(\x0b\x32!.legation.enforcement.v1.Sighting\x12\x10\n\x08overflow\x18\x02 \x01(\x04\"s\n\x08Sighting\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x0e\n\x06serial\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12\x14\n\x0c\x66irst_ms_ago\x18\x05 \x01(\x04\x12\x13\n\x0blast_ms_ago\x18\x06 \x01(\x04\">\n\x07InForce\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0e\n\x06serial\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\"\xf3\x01\n\x0e\x46ollowResponse\x12\x33\n\x07\x63hanges\x18\x01 \x01(\x0b\x32 .legation.enforcement.v1.ChangesH\x00\x12\x35\n\x08policies\x18\x02 \x01(\x0b\x32!.legation.enforcement.v1.PoliciesH\x00\x12\x37\n\tfreshness\x18\x03 \x01(\x0b\x32\".legation.enforcement.v1.FreshnessH\x00\x12\x31\n\x06staple\x18\x04 \x01(\x0b\x32\x1f.legation.enforcement.v1.StapleH\x00\x42\t\n\x07message\"\xb3\x01\n\x07\x43hanges\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07revoked\x18\x04 \x01(\x0c\x12\x11\n\tforgotten\x18\x05 \x01(\x0c\x12\x0e\n\x06\x62\x61nned\x18\x06 \x03(\t\x12\x10\n\x08unbanned\x18\x07 \x03(\t\x12\x14\n\x0crevoked_long\x18\x08 \x01(\x0c\x12\x16\n\x0e\x66orgotten_long\x18\t \x01(\x0c\":\n\x08Policies\x12\r\n\x05\x66irst\x18\x01 \x01(\x08\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x11\n\tdocuments\x18\x03 \x03(\x0c\"\xbe\x01\n\tFreshness\x12\x10\n\x08\x61s_of_ms\x18\x01 \x01(\x03\x12\x10\n\x08\x62ound_ms\x18\x02 \x01(\x04\x12\x39\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32).legation.enforcement.v1.Freshness.Action\x12\x13\n\x06\x61ge_ms\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06policy\x18\x05 \x01(\t\"\"\n\x06\x41\x63tion\x12\n\n\x06REFUSE\x10\x00\x12\x0c\n\x08\x43ONTINUE\x10\x01\x42\t\n\x07_age_ms\"*\n\x06Staple\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x10\n\x08response\x18\x02 \x01(\x0c\x32s\n\x12\x45nforcementService\x12]\n\x06\x46ollow\x12&.legation.enforcement.v1.FollowRequest\x1a\'.legation.enforcement.v1.FollowResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,27 +32,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'legation.wire.protobuf.enfo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FOLLOWREQUEST']._serialized_start=70
-  _globals['_FOLLOWREQUEST']._serialized_end=307
-  _globals['_HELLO']._serialized_start=309
-  _globals['_HELLO']._serialized_end=380
-  _globals['_APPLIED']._serialized_start=382
-  _globals['_APPLIED']._serialized_end=446
-  _globals['_REFUSALS']._serialized_start=448
-  _globals['_REFUSALS']._serialized_end=510
-  _globals['_REFUSAL']._serialized_start=512
-  _globals['_REFUSAL']._serialized_end=594
-  _globals['_INFORCE']._serialized_start=596
-  _globals['_INFORCE']._serialized_end=658
-  _globals['_FOLLOWRESPONSE']._serialized_start=661
-  _globals['_FOLLOWRESPONSE']._serialized_end=853
-  _globals['_CHANGES']._serialized_start=856
-  _globals['_CHANGES']._serialized_end=1035
-  _globals['_POLICIES']._serialized_start=1037
-  _globals['_POLICIES']._serialized_end=1095
-  _globals['_FRESHNESS']._serialized_start=1098
-  _globals['_FRESHNESS']._serialized_end=1240
-  _globals['_FRESHNESS_ACTION']._serialized_start=1206
-  _globals['_FRESHNESS_ACTION']._serialized_end=1240
-  _globals['_ENFORCEMENTSERVICE']._serialized_start=1242
-  _globals['_ENFORCEMENTSERVICE']._serialized_end=1357
+  _globals['_FOLLOWREQUEST']._serialized_end=364
+  _globals['_HELLO']._serialized_start=366
+  _globals['_HELLO']._serialized_end=437
+  _globals['_APPLIED']._serialized_start=439
+  _globals['_APPLIED']._serialized_end=503
+  _globals['_REFUSALS']._serialized_start=505
+  _globals['_REFUSALS']._serialized_end=567
+  _globals['_REFUSAL']._serialized_start=569
+  _globals['_REFUSAL']._serialized_end=651
+  _globals['_SIGHTINGS']._serialized_start=653
+  _globals['_SIGHTINGS']._serialized_end=736
+  _globals['_SIGHTING']._serialized_start=738
+  _globals['_SIGHTING']._serialized_end=853
+  _globals['_INFORCE']._serialized_start=855
+  _globals['_INFORCE']._serialized_end=917
+  _globals['_FOLLOWRESPONSE']._serialized_start=920
+  _globals['_FOLLOWRESPONSE']._serialized_end=1163
+  _globals['_CHANGES']._serialized_start=1166
+  _globals['_CHANGES']._serialized_end=1345
+  _globals['_POLICIES']._serialized_start=1347
+  _globals['_POLICIES']._serialized_end=1405
+  _globals['_FRESHNESS']._serialized_start=1408
+  _globals['_FRESHNESS']._serialized_end=1598
+  _globals['_FRESHNESS_ACTION']._serialized_start=1553
+  _globals['_FRESHNESS_ACTION']._serialized_end=1587
+  _globals['_STAPLE']._serialized_start=1600
+  _globals['_STAPLE']._serialized_end=1642
+  _globals['_ENFORCEMENTSERVICE']._serialized_start=1644
+  _globals['_ENFORCEMENTSERVICE']._serialized_end=1759
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,6 @@
 """The servers that a sink can tell: one module for each kind."""
 
 from legation.agent.sinks.servers.choice import server_of
-from legation.agent.sinks.servers.server import Server
+from legation.agent.sinks.servers.server import Cutting, Server
 
-__all__ = ["Server", "server_of"]
+__all__ = ["Cutting", "Server", "server_of"]

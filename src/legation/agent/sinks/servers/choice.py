@@ -7,6 +7,7 @@ from pathlib import Path
 from legation.agent.sinks.commands import request, run, send_signal
 from legation.agent.sinks.servers.haproxy import HAProxy
 from legation.agent.sinks.servers.nginx import Nginx
+from legation.agent.sinks.servers.postgresql import PostgreSQL
 from legation.agent.sinks.servers.redis import Redis
 from legation.agent.sinks.servers.server import Server, SimpleServer
 from legation.config.sinks import (
@@ -32,6 +33,12 @@ def server_of(sink: Sink) -> Server:
             return Nginx(pid_file=nginx.pid_file, timeout_s=timeout_s)
         case ReloadHAProxy() as haproxy:
             return HAProxy(haproxy, sink.files, timeout_s=timeout_s)
+        case ReloadPostgreSQL(sessions=sessions) as postgresql if sessions is not None:
+            return PostgreSQL(
+                postmaster=postgresql.data_directory / _POSTMASTER,
+                sessions=sessions,
+                timeout_s=timeout_s,
+            )
         case ReloadRedis() as redis:
             return Redis(
                 socket=redis.socket,

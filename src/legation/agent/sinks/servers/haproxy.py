@@ -15,12 +15,23 @@ sockets over to a new worker.
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
+from functools import partial
 from pathlib import Path
 
 from legation.agent.private_files import read_bounded
+from legation.agent.sinks.contents import serial_in_map
+from legation.agent.sinks.model import NO_STAPLE
+from legation.agent.sinks.servers.haproxy_peers import refuse, shut_down
+from legation.agent.sinks.servers.haproxy_staples import accompany, renew
 from legation.agent.sinks.servers.runtime_socket import converse
-from legation.agent.sinks.servers.server import CRL_ON_HANDSHAKE, ONLY_NEW_CONNECTIONS
+from legation.agent.sinks.servers.server import (
+    CRL_ON_HANDSHAKE,
+    CUTS_CONNECTIONS,
+    ONLY_NEW_CONNECTIONS,
+    ONLY_REQUESTS,
+    REFUSES_REQUESTS,
+)
 from legation.config.sinks import ReloadHAProxy, SinkFiles
 from legation.errors import TimedOut, Unavailable
 
@@ -30,6 +41,11 @@ _COMMITTED = b"success!"
 _IN_USE = b"Status: Used"
 _FAILED_RELOADS = re.compile(rb"^[0-9]+ +master .*\[failed: ([0-9]+)\]", re.MULTILINE)
 _CURRENT_WORKER = re.compile(rb"^([0-9]+) +worker +0 ", re.MULTILINE)
+_OLD_WORKER = re.compile(rb"^([0-9]+) +worker +[1-9][0-9]* ", re.MULTILINE)
+# Of the lists of connections: some 300 bytes each.
+_MAX_LISTED = 1 << 26
+_CURRENT = b""
+_STAPLE = "ocsp"
 _POLL_S = 0.02
 
 
@@ -37,16 +53,57 @@ class HAProxy:
     """A process behind `stats socket PATH level admin`, and its master behind `-S PATH`."""
 
     acknowledges = True
-    capabilities: tuple[str, ...] = (CRL_ON_HANDSHAKE,)
-    notes: tuple[str, ...] = (ONLY_NEW_CONNECTIONS,)
 
     def __init__(self, reload: ReloadHAProxy, files: SinkFiles, *, timeout_s: float) -> None:
         self._socket, self._master = reload.socket, reload.master_socket
+        self._table, self._revoked = reload.table, files.revoked
         self._timeout_s = timeout_s
+        self._map: Path | None = None
+        self._refused: dict[bytes, Set[str]] = {}  # process id of a worker: what its map has
         # The certificate first: committing one of the others may be the last of its link.
         named = {"cert": files.combined, "ca-file": files.bundle, "crl-file": files.crl}
         self._names = {kind: name for kind, name in named.items() if name is not None}
+        self._staple = files.ocsp_staple
         self._loaded: Mapping[str, bytes] = {}  # kind: digest of what is known to be in force
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What its configuration lets it do about revoked peers."""
+        having = {
+            CRL_ON_HANDSHAKE: True, REFUSES_REQUESTS: self._revoked, CUTS_CONNECTIONS: self._table,
+        }  # fmt: skip
+        return tuple(word for word, there in having.items() if there)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What it does not do."""
+        if self._table is not None:
+            return ()
+        return (ONLY_REQUESTS if self._revoked else ONLY_NEW_CONNECTIONS,)
+
+    async def cut(self, revoked: Set[int]) -> int:
+        """Refuse the requests of revoked peers on open connections, and end their sessions.
+
+        Workers that were replaced are asked as well: they live until their connections end.
+
+        Raises:
+            Unavailable: a worker does not answer, or its configuration lacks map or table.
+            LimitExceeded: it holds too many connections to list.
+            TimedOut: it takes longer than the time limit.
+        """
+        if self._revoked is None or self._map is None:
+            return 0
+        wanted, ended = frozenset(map(serial_in_map, revoked)), 0
+        workers = await self._workers()
+        self._refused = {pid: seen for pid, seen in self._refused.items() if pid in workers}
+        for pid, ask in workers.items():
+            known = self._refused.pop(pid, None)
+            await refuse(ask, self._map, wanted, known)
+            self._refused[pid] = wanted
+            # Only now: what is opened from here on was asked about first.
+            if self._table is not None:
+                ended += await shut_down(ask, self._table, wanted, timeout_s=self._timeout_s)
+        return ended
 
     async def load(self, files: Path) -> None:
         """Replace what differs from what was loaded last.
@@ -58,17 +115,28 @@ class HAProxy:
         contents = {
             kind: read_bounded(files / name, limit=_MAX_FILE) for kind, name in self._names.items()
         }
-        digests = {kind: hashlib.sha256(content).digest() for kind, content in contents.items()}
+        staple = read_bounded(files / self._staple, limit=_MAX_FILE) if self._staple else NO_STAPLE
+        digests = {
+            kind: hashlib.sha256(content).digest()
+            for kind, content in [*contents.items(), (_STAPLE, staple)]
+        }
         loaded, self._loaded = self._loaded, {}
         changed = [kind for kind, digest in digests.items() if loaded.get(kind) != digest]
+        if _STAPLE in changed:
+            changed.remove(_STAPLE)
+            if "cert" not in changed and not await renew(self._ask, staple):
+                changed.insert(0, "cert")
         by_commit = await self._can_commit(files, changed, known=bool(loaded))
         for kind in changed if by_commit else ():
-            if not await self._replace(kind, files / self._names[kind], contents[kind]):
+            beside = staple if kind == "cert" else NO_STAPLE
+            if not await self._replace(kind, files / self._names[kind], contents[kind], beside):
                 by_commit = False
                 break
         if not by_commit:
             await self._reload()
+            self._refused = {}
         self._loaded = digests
+        self._map = files / self._revoked if self._revoked else None
 
     async def _can_commit(self, files: Path, changed: list[str], *, known: bool) -> bool:
         if self._master is not None and not known:
@@ -86,7 +154,7 @@ class HAProxy:
             )
         return False
 
-    async def _replace(self, kind: str, file: Path, content: bytes) -> bool:
+    async def _replace(self, kind: str, file: Path, content: bytes, staple: bytes) -> bool:
         """Commit one file; return False if it is too large for that, and a reload is possible."""
         which = b"%s %s" % (kind.encode(), bytes(file))
         # An empty line ends the payload; PEM has none.
@@ -99,6 +167,7 @@ class HAProxy:
             return False
         if not answer.lower().startswith(_BEGUN):
             raise _refused(kind, file, answer, size=len(content))
+        await accompany(self._ask, file, staple)
         answer = await self._ask(b"commit ssl %s\n" % which)
         if _COMMITTED not in answer.lower():
             await self._ask(b"abort ssl %s\n" % which)
@@ -136,6 +205,21 @@ class HAProxy:
             if failed := _FAILED_RELOADS.search(shown):
                 return int(failed[1]), set(_CURRENT_WORKER.findall(shown))
             await asyncio.sleep(_POLL_S)
+
+    async def _workers(self) -> Mapping[bytes, Callable[[bytes], Awaitable[bytes]]]:
+        """Return how to ask each worker, by process id."""
+        asking = partial(converse, timeout_s=self._timeout_s, limit=_MAX_LISTED)
+        workers: dict[bytes, Callable[[bytes], Awaitable[bytes]]] = {
+            _CURRENT: partial(asking, self._socket)
+        }
+        if (master := self._master) is not None:
+
+            def through_master(pid: bytes) -> Callable[[bytes], Awaitable[bytes]]:
+                return lambda command: asking(master, b"@!%s %squit\n" % (pid, command))
+
+            shown = await self._ask_master(b"show proc")
+            workers |= {pid: through_master(pid) for pid in _OLD_WORKER.findall(shown)}
+        return workers
 
     async def _ask(self, command: bytes) -> bytes:
         return await converse(self._socket, command, timeout_s=self._timeout_s)

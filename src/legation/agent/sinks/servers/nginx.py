@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from legation.agent.sinks.commands import read_pid, send_signal
-from legation.agent.sinks.servers.server import CRL_ON_HANDSHAKE, ONLY_NEW_CONNECTIONS
+from legation.agent.sinks.servers.server import (
+    CRL_ON_HANDSHAKE,
+    ONLY_REQUESTS,
+    REFUSES_REQUESTS,
+)
 from legation.errors import TimedOut
 
 _PROC = Path("/proc")
@@ -26,8 +30,9 @@ class Nginx:
     pid_file: Path
     timeout_s: float
     acknowledges: bool = True
-    capabilities: tuple[str, ...] = (CRL_ON_HANDSHAKE,)
-    notes: tuple[str, ...] = (ONLY_NEW_CONNECTIONS,)
+    # A worker that stops accepting closes a connection when its present request is answered.
+    capabilities: tuple[str, ...] = (CRL_ON_HANDSHAKE, REFUSES_REQUESTS)
+    notes: tuple[str, ...] = (ONLY_REQUESTS,)
 
     async def load(self, files: Path) -> None:  # noqa: ARG002 - its configuration names them
         """Send HUP, and wait until new workers alone accept connections.

@@ -9,12 +9,14 @@ _MAX_ANSWER = 1 << 20
 _READ = 1 << 16
 
 
-async def converse(socket: Path, command: bytes, *, timeout_s: float) -> bytes:
+async def converse(
+    socket: Path, command: bytes, *, timeout_s: float, limit: int = _MAX_ANSWER
+) -> bytes:
     """Send `command`, after which the server hangs up, and return all that it answers.
 
     Raises:
         Unavailable: nobody listens, or the connection breaks off.
-        LimitExceeded: the answer has more than 1 MiB.
+        LimitExceeded: the answer has more than `limit` bytes.
         TimedOut: it took longer than `timeout_s`.
     """
     try:
@@ -22,7 +24,7 @@ async def converse(socket: Path, command: bytes, *, timeout_s: float) -> bytes:
             reader, writer = await asyncio.open_unix_connection(str(socket))
             try:
                 writer.write(command)
-                return await _all_of(reader)
+                return await _all_of(reader, limit)
             finally:
                 writer.transport.abort()
     except TimeoutError:
@@ -31,10 +33,10 @@ async def converse(socket: Path, command: bytes, *, timeout_s: float) -> bytes:
         raise Unavailable(f"{socket} does not answer: {error.strerror or error}") from None
 
 
-async def _all_of(reader: asyncio.StreamReader) -> bytes:
+async def _all_of(reader: asyncio.StreamReader, limit: int) -> bytes:
     answer = bytearray()
     while data := await reader.read(_READ):
         answer += data
-        if len(answer) > _MAX_ANSWER:
-            raise LimitExceeded(f"an answer of more than {_MAX_ANSWER} bytes")
+        if len(answer) > limit:
+            raise LimitExceeded(f"an answer of more than {limit} bytes")
     return bytes(answer)

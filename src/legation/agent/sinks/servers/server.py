@@ -1,13 +1,16 @@
 """What a delivery asks of a server."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-# What a server does with revocation lists. A word here is a promise, see docs/decisions/sinks.md.
+# What a server does about revoked peers. A word here is a promise, see docs/decisions/sinks.md.
 CRL_ON_HANDSHAKE = "crl"
+REFUSES_REQUESTS = "refuses-requests"  # the next one on a connection that is open
+CUTS_CONNECTIONS = "cuts-connections"  # streams and sessions under way
 ONLY_NEW_CONNECTIONS = "new connections only: streams and sessions that are open go on"
+ONLY_REQUESTS = "new connections and requests only: streams and sessions that are open go on"
 LOADS_NO_LISTS = "no revocation lists: this server lets revoked peers in"
 
 
@@ -32,6 +35,24 @@ class Server(Protocol):
 
         Raises:
             LegationError: it cannot be told, or says that it did not take them.
+        """
+        ...
+
+
+@runtime_checkable
+class Cutting(Protocol):
+    """A server that can be rid of what revoked peers have open: an optional power."""
+
+    async def cut(self, revoked: Set[int]) -> int:
+        """End or refuse what peers with these serial numbers have open, and nothing else.
+
+        It is asked after `load`, so that nobody comes back by a new connection; idempotent.
+
+        Returns:
+            How many connections were ended.
+
+        Raises:
+            LegationError: something of theirs may be open still.
         """
         ...
 

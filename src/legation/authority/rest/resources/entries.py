@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from legation.authority.model import Role
 from legation.authority.rest.calls import Call, Reply, Route
-from legation.authority.rest.fields import EntryID, Request, SpiffeIDField
+from legation.authority.rest.fields import AgentsField, EntryID, Request, SpiffeIDField
 from legation.authority.rest.paging import Page, PageQuery, page_of
 from legation.errors import Conflict, InvalidInput, NotFound
 from legation.pki import KeyAlgorithm
@@ -15,7 +15,7 @@ from legation.wire.feed import TLSMode, WorkloadEntry
 from legation.wire.feed.values import CommonName, DNSName, Selector
 
 _Selectors = Annotated[tuple[Selector, ...], Field(min_length=1, max_length=32)]
-_Agents = Annotated[tuple[SpiffeIDField, ...], Field(min_length=1, max_length=1024)]
+_Agents = Annotated[tuple[AgentsField, ...], Field(min_length=1, max_length=1024)]
 _DNSNames = Annotated[tuple[DNSName, ...], Field(max_length=32)]
 _Lifetime = Annotated[int, Field(ge=2, le=30 * 86400)] | None
 _Owner = Annotated[str, Field(max_length=200)]
@@ -34,6 +34,7 @@ class EntryCreate(Request):
     key_algorithm: KeyAlgorithm = KeyAlgorithm.P256
     owner: _Owner = ""
     mtls: TLSMode = TLSMode.STRICT
+    must_staple: bool = False
 
 
 def _as_patch(schema: dict[str, Any]) -> None:
@@ -57,6 +58,7 @@ class EntryPatch(Request):
     key_algorithm: KeyAlgorithm = KeyAlgorithm.P256
     owner: _Owner = ""
     mtls: TLSMode = TLSMode.STRICT
+    must_staple: bool = False
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -88,7 +90,7 @@ async def list_entries(call: Call, parameters: EntryQuery) -> Reply:
         entry
         for entry in call.services.entries.list()
         if parameters.spiffe_id in {None, entry.spiffe_id}
-        and (parameters.agent is None or parameters.agent in entry.agents)
+        and (parameters.agent is None or entry.is_delegated_to(parameters.agent))
     )
     items, after = page_of(entries, parameters, key=lambda entry: entry.id)
     return Reply(value=EntryPage(items=items, next=after))

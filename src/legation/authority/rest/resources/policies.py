@@ -18,21 +18,26 @@ class PolicyMetadata(Request):
     name: Annotated[str, Field(min_length=1, max_length=253)]
 
 
-class PolicyDocument(Request):
-    """An AuthorizationPolicy; `spec` is described in the policy reference."""
+class PolicyFamily(Request):
+    """What all documents of the family have."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True
     )
 
     api_version: Annotated[Literal["legation/v1"], Field(alias="apiVersion")]
-    kind: Literal["AuthorizationPolicy"]
     metadata: PolicyMetadata
     spec: dict[str, Any]
 
     def to_document(self) -> dict[str, Any]:
         """Return the document as it was sent."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+class PolicyDocument(PolicyFamily):
+    """An AuthorizationPolicy; `spec` is described in the policy reference."""
+
+    kind: Literal["AuthorizationPolicy"]
 
 
 class PolicyShown(RootModel[dict[str, Any]]):

@@ -6,16 +6,24 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from legation.authority.agents.standing import PointRecord, PointStanding, Standing
+from legation.authority.agents.standing import (
+    PointFreshness,
+    PointRecord,
+    PointStanding,
+    Standing,
+)
 from legation.authority.model import AgentRecord, Role
 from legation.authority.rest.calls import Call, Reply, Route, Stream
 from legation.authority.rest.fields import Moment, Request, Shown
 from legation.authority.rest.paging import Page, PageQuery, page_of
 from legation.authority.rest.problems import Problem, problem_of
 from legation.errors import LegationError, Unavailable
+from legation.policy import Freshness, Then
 
 # At least so often the caller's rights are looked at again while it waits.
 RECHECK_S = 1.0
+# After a revocation a thousand points change one by one, and each look is at all of them.
+GATHERED_S = 0.005
 
 
 class Agent(Shown):
@@ -76,11 +84,38 @@ class Point(Shown):
         )
 
 
+class FreshnessShown(Shown):
+    """How old a point's revocation data may be, how old it is, and what happens then.
+
+    `policy` is the staleness policy that governs the point, or "revocation lists".
+    """
+
+    state: Freshness
+    policy: str
+    bound_s: float
+    then: Then
+    age_s: float
+    left_s: float
+
+    @classmethod
+    def of(cls, found: PointFreshness) -> Self:
+        """Translate."""
+        return cls(
+            state=found.state,
+            policy=found.bound.policy,
+            bound_s=found.bound.bound_s,
+            then=found.bound.then,
+            age_s=round(found.age_s, 3),
+            left_s=round(found.left_s, 3),
+        )
+
+
 class StandingPoint(Point):
     """One enforcement point, and how it stands.
 
     `late` is connected and behind for too long, `unreachable` is without its agent, `left` was
     taken away. `lag` is in revisions, and `lag_s` the age of the first that it lacks.
+    `freshness` is null for an agent itself, and for what has left.
     """
 
     standing: Standing
@@ -88,6 +123,7 @@ class StandingPoint(Point):
     lag_s: float
     last_contact: Moment | None
     left_at: Moment | None
+    freshness: FreshnessShown | None
 
     @classmethod
     def at(cls, standing: PointStanding) -> Self:
@@ -99,6 +135,7 @@ class StandingPoint(Point):
             lag_s=round(standing.lag_s, 3),
             last_contact=standing.last_contact,
             left_at=standing.left_at,
+            freshness=FreshnessShown.of(standing.freshness) if standing.freshness else None,
         )
 
 
@@ -176,6 +213,7 @@ async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[Propagati
             if not waiting or rest <= 0:
                 break
             await _first_of(change, call.stopping)
+            await asyncio.sleep(GATHERED_S)
         finally:
             change.cancel()
         if problem := _interruption(call):

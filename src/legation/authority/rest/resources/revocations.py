@@ -88,12 +88,11 @@ async def list_banned_keys(call: Call, parameters: PageQuery) -> Reply:
 
 async def list_revocations(call: Call, parameters: PageQuery) -> Reply:
     """Return a page of revoked certificates."""
-    items, after = page_of(
-        call.services.revocations.revocations(),
-        parameters,
-        key=lambda revocation: format(revocation.serial, "040x"),
+    found = await call.services.revocations.revocations(
+        after=parameters.after, limit=parameters.limit + 1
     )
-    shown = [RevocationShown.of(revocation) for revocation in items]
+    shown = [RevocationShown.of(revocation) for revocation in found[: parameters.limit]]
+    after = shown[-1].serial if len(found) > parameters.limit else None
     return Reply(value=RevocationPage(items=shown, next=after))
 
 

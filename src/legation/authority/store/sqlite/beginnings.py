@@ -1,7 +1,6 @@
-"""Rows of the authority itself: identity, keys, issuers, revocation lists."""
+"""Rows of the authority itself: how it begins, and which keys it has."""
 
 import sqlite3
-from collections.abc import Sequence
 
 from legation.authority.store.records import (
     AuditDraft,
@@ -9,13 +8,13 @@ from legation.authority.store.records import (
     CommittedEvent,
     EventDraft,
     InitialState,
-    IssuerRecord,
     KeyChange,
-    WrappedKey,
 )
 from legation.authority.store.sqlite.certificates import insert_certificate
 from legation.authority.store.sqlite.feed import append_audit, append_event, set_value
 from legation.authority.store.sqlite.group_commit import Transaction
+from legation.authority.store.sqlite.issuers import insert_issuers
+from legation.authority.store.sqlite.keys import insert_keys
 from legation.authority.store.sqlite.lists import put_crl
 from legation.authority.store.sqlite.people import put_operator
 from legation.authority.store.sqlite.values import from_ms, meta, set_meta, to_ms
@@ -41,11 +40,8 @@ def initialise(transaction: Transaction, state: InitialState) -> None:
     set_meta(connection, "feed_id", identity.feed_id)
     set_meta(connection, "salt", identity.salt)
     set_meta(connection, "created_at_ms", to_ms(identity.created_at))
-    _insert_keys(connection, state.keys)
-    connection.executemany(
-        "INSERT INTO issuers (key_id, role, key, der, created_at_ms) VALUES (?, ?, ?, ?, ?)",
-        [(i.key_id, i.role, i.key, i.der, to_ms(i.created_at)) for i in state.issuers],
-    )
+    insert_keys(connection, state.keys)
+    insert_issuers(connection, state.issuers)
     connection.executemany(
         "INSERT INTO serial_blocks (issuer, shard, next_index) VALUES (?, ?, ?)",
         [(issuer, shard, index) for (issuer, shard), index in state.next_serials.items()],
@@ -98,41 +94,6 @@ def change_keys(
 ) -> CommittedEvent:
     """Add and remove keys together with the event that says so."""
     connection = transaction.connection
-    _insert_keys(connection, change.added)
+    insert_keys(connection, change.added)
     connection.executemany("DELETE FROM keys WHERE id = ?", [(key,) for key in change.removed])
     return set_value(transaction, bundle, expected=expected, at=audit.time, audit=audit)
-
-
-def _insert_keys(connection: sqlite3.Connection, keys: Sequence[WrappedKey]) -> None:
-    connection.executemany(
-        "INSERT INTO keys (id, purpose, algorithm, envelope, created_at_ms) VALUES (?, ?, ?, ?, ?)",
-        [(k.id, k.purpose, k.algorithm, k.envelope, to_ms(k.created_at)) for k in keys],
-    )
-
-
-def wrapped_keys(connection: sqlite3.Connection) -> Sequence[WrappedKey]:
-    """Return every wrapped key, the oldest first."""
-    rows = connection.execute(
-        "SELECT id, purpose, algorithm, envelope, created_at_ms FROM keys ORDER BY rowid"
-    )
-    return [
-        WrappedKey(
-            id=key_id,
-            purpose=purpose,
-            algorithm=algorithm,
-            envelope=envelope,
-            created_at=from_ms(created),
-        )
-        for key_id, purpose, algorithm, envelope, created in rows
-    ]
-
-
-def issuers(connection: sqlite3.Connection) -> Sequence[IssuerRecord]:
-    """Return root and issuing certificates, the oldest first."""
-    rows = connection.execute(
-        "SELECT key_id, role, key, der, created_at_ms FROM issuers ORDER BY rowid"
-    )
-    return [
-        IssuerRecord(key_id=key_id, role=role, key=key, der=der, created_at=from_ms(created))
-        for key_id, role, key, der, created in rows
-    ]

@@ -18,7 +18,8 @@ from legation.authority.store.sqlite.values import (
     to_ms,
 )
 from legation.causes import Cause
-from legation.errors import LegationError, NotAuthenticated, NotFound, NotPermitted
+from legation.errors import LegationError, NotAuthenticated, NotFound, NotPermitted, Unavailable
+from legation.pki.profiles import OCSP
 
 _INSERT = (
     "INSERT INTO certificates (serial, spiffe_id, profile, issuer, shard, not_before_ms,"
@@ -68,11 +69,28 @@ def insert_certificate(connection: sqlite3.Connection, certificate: Issuance) ->
 
     Raises:
         NotPermitted: its key is banned.
+        Unavailable: its issuer signs no more.
     """
+    if stopped := _stopped(certificate.record, stopped_issuers(connection)):
+        raise stopped
     key = certificate.record.key_fingerprint
     if banned_keys(connection, [key]):
         raise _banned_key(key)
     _insert_all(connection, [certificate])
+
+
+def insert_record(connection: sqlite3.Connection, record: IssuedRecord) -> None:
+    """Record a certificate that is in the audit log already."""
+    insert_rows(connection, _INSERT, [_row(record)])
+
+
+def stopped_issuers(connection: sqlite3.Connection) -> frozenset[str]:
+    """Return the issuers, by key id, that sign no leaf: before their time, after it, or bad."""
+    rows = connection.execute(
+        "SELECT key_id FROM issuers WHERE state != 'active'"
+        " UNION ALL SELECT key_id FROM removed_issuers"
+    )
+    return frozenset(key_id for (key_id,) in rows)
 
 
 def record_all(
@@ -90,11 +108,15 @@ def record_all(
     keys = banned_keys(
         connection, {item.record.key_fingerprint for items, _ in requests for item in items}
     )
+    stopped = stopped_issuers(connection)
     accepted: list[Issuance] = []
     results: list[Mapping[int, NotPermitted] | LegationError] = []
     for items, requester in requests:
         if refusal := refusals[requester]:
             results.append(refusal)
+            continue
+        if any(late := [_stopped(item.record, stopped) for item in items]):
+            results.append(next(filter(None, late)))
             continue
         refused = {
             item.record.serial: why
@@ -126,6 +148,15 @@ def _refused(
     if record.spiffe_id in identities:
         return NotPermitted(f"{record.spiffe_id} is banned", remedy=Cause.IDENTITY_BANNED.remedy)
     return None
+
+
+def _stopped(record: IssuedRecord, issuers: Set[str]) -> Unavailable | None:
+    # Its OCSP responders speak for an issuer as long as there are certificates of it.
+    if record.issuer not in issuers or record.profile == OCSP.name:
+        return None
+    return Unavailable(
+        f"the issuer {record.issuer} signs no more", remedy="ask again: another one signs"
+    )
 
 
 def _banned_key(fingerprint: bytes) -> NotPermitted:

@@ -110,10 +110,14 @@ def position(connection: sqlite3.Connection) -> FeedPosition:
     )
 
 
-def current_events(connection: sqlite3.Connection) -> Sequence[CommittedEvent]:
-    """Return the newest event of every key, by revision."""
+def current_events(
+    connection: sqlite3.Connection, revision: int, limit: int
+) -> Sequence[CommittedEvent]:
+    """Return the next of the newest events of every key, by revision."""
     rows = connection.execute(
-        "SELECT body, signature FROM events WHERE superseded_by IS NULL ORDER BY revision"
+        "SELECT body, signature FROM events NOT INDEXED"
+        " WHERE revision > ? AND superseded_by IS NULL ORDER BY revision LIMIT ?",
+        (revision, limit),
     )
     return [_committed(body, signature) for body, signature in rows]
 
@@ -131,7 +135,7 @@ def events_after(
 
 def _committed(body: bytes, signature: bytes) -> CommittedEvent:
     return CommittedEvent(
-        event=FeedEvent.from_bytes(body), signed=SignedEvent(body=body, signature=signature)
+        event=FeedEvent.from_own_bytes(body), signed=SignedEvent(body=body, signature=signature)
     )
 
 

@@ -11,6 +11,7 @@ from legation.authority.revoking.scopes import (
     HOLD,
     AgentScope,
     IdentityScope,
+    IssuerScope,
     JoinTokenScope,
     KeyScope,
     PatternScope,
@@ -18,16 +19,26 @@ from legation.authority.revoking.scopes import (
     SerialScope,
 )
 from legation.authority.store.sqlite.values import serial_to_bytes, to_ms
+from legation.errors import Conflict, NotFound
 from legation.policy import Form
 
 _Condition = tuple[str, dict[str, Any]]
 
-# Not expired, and not revoked; what is on hold can still be revoked for good.
-_FRESH = (
-    "not_after_ms >= :at AND (revoked_at_ms IS NULL"
-    f" OR (reason = '{HOLD}' AND :reason != '{HOLD}'))"
+# Not revoked for good. Two indexes hold such rows only, `certificates_revocable_by_...`, and
+# SQLite uses them where it finds these very words.
+_REVOCABLE = f"(revoked_at_ms IS NULL OR reason = '{HOLD}')"
+# What is on hold can still be revoked for good.
+_FRESH = f"not_after_ms >= :at AND {_REVOCABLE} AND (revoked_at_ms IS NULL OR :reason != '{HOLD}')"
+_HELD = f"not_after_ms >= :at AND {_REVOCABLE} AND revoked_at_ms IS NOT NULL"
+# The first columns of both indexes: 4096 certificates, issued one after the other. From one run
+# with anything left to revoke to the next takes a step in the index, wherever that is.
+_RUNS = (
+    "id >> 12 IN (WITH RECURSIVE runs (run) AS ("  # noqa: S608 - constants only
+    f"SELECT min(id >> 12) FROM certificates WHERE {_REVOCABLE}"
+    " UNION ALL SELECT (SELECT min(id >> 12) FROM certificates"
+    f" WHERE id >> 12 > run AND {_REVOCABLE}) FROM runs WHERE run IS NOT NULL"
+    ") SELECT run FROM runs)"
 )
-_HELD = f"not_after_ms >= :at AND revoked_at_ms IS NOT NULL AND reason = '{HOLD}'"
 
 
 def hits(
@@ -36,7 +47,7 @@ def hits(
     """Return id, identity and requester of every certificate that there is to revoke, by id."""
     condition, values = _condition(connection, scope, at=at)
     rows = connection.execute(
-        f"SELECT id, spiffe_id, requester FROM {_table(scope)}"  # noqa: S608 - constants only
+        "SELECT id, spiffe_id, requester FROM certificates"  # noqa: S608 - constants only
         f" WHERE ({condition}) AND {_FRESH}",
         {**values, "at": to_ms(at), "reason": reason},
     )
@@ -47,7 +58,7 @@ def held(connection: sqlite3.Connection, scope: Scope, *, at: datetime) -> Seque
     """Return the ids of what a scope has on hold."""
     condition, values = _condition(connection, scope, at=at)
     rows = connection.execute(
-        f"SELECT id FROM {_table(scope)} WHERE ({condition}) AND {_HELD}",  # noqa: S608
+        f"SELECT id FROM certificates WHERE ({condition}) AND {_HELD}",  # noqa: S608
         {**values, "at": to_ms(at)},
     )
     return sorted(row_id for (row_id,) in rows)
@@ -63,37 +74,57 @@ def token_agents(connection: sqlite3.Connection, token: str) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _table(scope: Scope) -> str:
-    """Return the table, with the index that has the condition of the scope in itself."""
-    by_key_or_requester = isinstance(scope, AgentScope | JoinTokenScope | KeyScope)
-    return (
-        "certificates INDEXED BY certificates_expiring" if by_key_or_requester else "certificates"
-    )
-
-
 def _condition(connection: sqlite3.Connection, scope: Scope, *, at: datetime) -> _Condition:
     match scope:
         case SerialScope():
-            return "serial = :serial", {"serial": serial_to_bytes(scope.serial)}
+            found: _Condition = "serial = :serial", {"serial": serial_to_bytes(scope.serial)}
         case IdentityScope():
-            return "spiffe_id = :name", {"name": str(scope.spiffe_id)}
+            found = "spiffe_id = :name", {"name": str(scope.spiffe_id)}
         case AgentScope():
-            return _behind([str(scope.agent)])
+            found = _behind([str(scope.agent)])
         case JoinTokenScope():
-            return _behind(token_agents(connection, scope.token))
+            found = _behind(token_agents(connection, scope.token))
         case KeyScope():
-            return "key_fingerprint = :key", {"key": scope.fingerprint}
+            found = f"{_RUNS} AND key_fingerprint = :key", {"key": scope.fingerprint}
         case PatternScope():
             names, values = _matching(connection, scope, at=at)
-            return f"{names} AND not_before_ms < :before", {
-                **values,
-                "before": to_ms(scope.before),
-            }
+            found = (
+                f"{names} AND not_before_ms < :before",
+                {**values, "before": to_ms(scope.before)},
+            )
+        case IssuerScope():
+            _require_issuing(connection, scope.key_id)
+            # Its OCSP responders are nobody's.
+            found = "issuer = :issuer AND profile != 'ocsp'", {"issuer": scope.key_id}
+    return found
+
+
+def _require_issuing(connection: sqlite3.Connection, key_id: str) -> None:
+    """Refuse what is no issuing CA, or one no more.
+
+    Raises:
+        NotFound: there never was one.
+        Conflict: it is removed.
+    """
+    query = "SELECT 1 FROM issuers WHERE key_id = ? AND role = 'issuing'"
+    if connection.execute(query, (key_id,)).fetchone() is not None:
+        return
+    query = "SELECT 1 FROM removed_issuers WHERE key_id = ?"
+    if connection.execute(query, (key_id,)).fetchone() is not None:
+        raise Conflict(
+            f"the issuer {key_id} is removed already",
+            remedy="nothing is left to do: whatever it has signed is refused",
+        )
+    raise NotFound(
+        f"there is no issuing CA with the key id {key_id[:64]!a}",
+        remedy="see `legation issuer list`; a root is changed by a new authority",
+    )
 
 
 def _behind(agents: Sequence[str]) -> _Condition:
     # An agent asks for its own certificates, too.
-    return "requester IN (SELECT value FROM json_each(:agents))", {"agents": json.dumps(agents)}
+    condition = f"{_RUNS} AND requester IN (SELECT value FROM json_each(:agents))"  # noqa: S608
+    return condition, {"agents": json.dumps(agents)}
 
 
 def _matching(connection: sqlite3.Connection, scope: PatternScope, *, at: datetime) -> _Condition:

@@ -18,6 +18,7 @@ from legation.authority.model import RevocationOutcome
 from legation.authority.revoking.scopes import (
     AgentScope,
     IdentityScope,
+    IssuerScope,
     JoinTokenScope,
     KeyScope,
     RequestState,
@@ -31,6 +32,7 @@ from legation.authority.store.records import AuditDraft, BegunRevocation
 from legation.authority.store.sqlite.feed import append_audit
 from legation.authority.store.sqlite.group_commit import Transaction
 from legation.authority.store.sqlite.hits import hits, token_agents
+from legation.authority.store.sqlite.issuers import taint
 from legation.authority.store.sqlite.revocations import by_id, is_fresh, put_ban, revoke_record
 from legation.authority.store.sqlite.values import (
     from_ms,
@@ -61,7 +63,8 @@ def begin(
     connection, at = transaction.connection, request.requested_at
     _require_known(connection, request.scope)
     found = hits(connection, request.scope, reason=request.reason, at=at)
-    if asks_second_operator(request.scope, len(found), above=ask_above):
+    asks = asks_second_operator(request.scope, len(found), above=ask_above)
+    if asks and not _is_tainted(connection, request.scope):
         return _ask(connection, replace(request, count=len(found)), audit=audit)
     return _execute(transaction, request, found, most=most, at=at, audit=audit)
 
@@ -196,12 +199,16 @@ def _execute(
     audit: AuditDraft,
 ) -> BegunRevocation:
     connection = transaction.connection
-    revision, stopped, effects = _stop(transaction, request.scope, reason=request.reason, at=at)
-    ids = [row_id for row_id, _, _ in found]
+    revision, stopped, effects = _stop(
+        transaction, request.scope, reason=request.reason, at=at, by=request.requested_by
+    )
+    # What an issuer has signed goes with it, and not one by one.
+    one_by_one = not isinstance(request.scope, IssuerScope)
+    ids = [row_id for row_id, _, _ in found] if one_by_one else []
     batch, left = ids[:most], ids[most:]
     newest, revoked = _revoke(transaction, batch, reason=request.reason, at=at)
     revision = newest or revision or meta(connection, "revision", 0)
-    begun = replace(request, count=len(ids), state=RequestState.RUNNING)
+    begun = replace(request, count=len(found), state=RequestState.RUNNING)
     if not left:
         begun = replace(begun, state=RequestState.DONE, revision=revision)
     if left or request.decided_by is not None:
@@ -212,7 +219,7 @@ def _execute(
             connection,
             replace(audit, subject=str(request.scope)),
             revision=revision,
-            count=len(ids),
+            count=len(found),
             reason=request.reason,
             **({"request": request.id} if left or request.decided_by else {}),
             **({"requested_by": request.requested_by} if request.decided_by else {}),
@@ -225,13 +232,14 @@ def _execute(
         count=len(revoked),
         banned=effects.get("banned"),
         key=effects.get("key"),
+        issuer=effects.get("issuer"),
         at=at,
     )
     return BegunRevocation(request=begun, outcome=outcome, left=tuple(left))
 
 
 def _stop(
-    transaction: Transaction, scope: Scope, *, reason: str, at: datetime
+    transaction: Transaction, scope: Scope, *, reason: str, at: datetime, by: str
 ) -> tuple[int, bool, dict[str, Any]]:
     """Do what keeps new certificates out of the scope.
 
@@ -247,6 +255,11 @@ def _stop(
                 (scope.fingerprint, reason, to_ms(at)),
             ).rowcount
             return 0, bool(new), {"key": scope.fingerprint.hex()}
+        case IssuerScope():
+            tainted = taint(
+                connection, scope.key_id, reason=reason, at_once=scope.at_once, at=at, by=by
+            )
+            return 0, tainted, {"issuer": scope.key_id, "at_once": scope.at_once}
         case IdentityScope(ban=True):
             names = [str(scope.spiffe_id)]
         case AgentScope():
@@ -288,6 +301,14 @@ def _revoke(
             revision, one = revoke_record(transaction, record, reason=reason, at=at)
             revoked.append(one)
     return revision, revoked
+
+
+def _is_tainted(connection: sqlite3.Connection, scope: Scope) -> bool:
+    """Tell whether there is nothing left to agree to."""
+    if not isinstance(scope, IssuerScope):
+        return False
+    query = "SELECT 1 FROM issuers WHERE key_id = ? AND state = 'tainted' AND at_once >= ?"
+    return connection.execute(query, (scope.key_id, scope.at_once)).fetchone() is not None
 
 
 def _require_known(connection: sqlite3.Connection, scope: Scope) -> None:

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from legation.authority.model import IssuedRecord, RevocationOutcome
-from legation.authority.revoking.scopes import HOLD, BannedKey, Scope, SerialScope
+from legation.authority.revoking.scopes import (
+    HOLD,
+    BannedKey,
+    IdentityScope,
+    Scope,
+    SerialScope,
+)
 from legation.authority.store.records import AuditDraft, EventDraft
 from legation.authority.store.sqlite.certificates import certificate, is_banned
 from legation.authority.store.sqlite.feed import append_audit, append_event, current_revision
@@ -20,7 +26,8 @@ from legation.authority.store.sqlite.values import (
     to_ms,
 )
 from legation.errors import Conflict, NotFound
-from legation.wire.feed import Ban, Kind, Revocation
+from legation.pki.spiffe_id import SpiffeID
+from legation.wire.feed import Ban, FeedEvent, IssuerName, Kind, Revocation
 
 
 def revoke_serial(
@@ -53,17 +60,13 @@ def revoke_identity(
 ) -> RevocationOutcome:
     """Revoke everything of one identity that is neither expired nor revoked."""
     connection = transaction.connection
-    rows = connection.execute(
-        f"SELECT {CERTIFICATE_COLUMNS} FROM certificates"  # noqa: S608 - constants only
-        " WHERE spiffe_id = ? AND not_after_ms >= ? ORDER BY id",
-        (spiffe_id, to_ms(at)),
-    ).fetchall()
-    records = [certificate_from_row(row) for row in rows]
-    fresh = [row for row in records if row.revoked_at is None or _only_held(row, reason)]
+    scope = IdentityScope(spiffe_id=SpiffeID.parse(spiffe_id), ban=ban)
+    found = hits(connection, scope, reason=reason, at=at)
+    fresh = [by_id(connection, row_id) for row_id, _, _ in found]
     revision = put_ban(transaction, spiffe_id, reason=reason, at=at) if ban else 0
     banned = spiffe_id if is_banned(connection, spiffe_id) else None
     if not fresh and not revision:
-        known = [(Kind.REVOCATION, format(record.serial, "x")) for record in records]
+        known = [(Kind.REVOCATION, key) for key in _unexpired(connection, spiffe_id, at=at)]
         return _nothing_new(connection, [*known, (Kind.BAN, spiffe_id)], at=at, banned=banned)
     new_ban, revoked = bool(revision), []
     for record in fresh:
@@ -130,6 +133,19 @@ def release(
     return outcome, len(found) > most
 
 
+def revocations(
+    connection: sqlite3.Connection, *, after: str | None, limit: int
+) -> Sequence[Revocation]:
+    """Return what the feed says is revoked, by serial number as text, from `after` on."""
+    rows = connection.execute(
+        "SELECT body FROM events WHERE kind = ? AND key > ? AND superseded_by IS NULL"
+        " AND deletes = 0 ORDER BY key LIMIT ?",
+        (str(Kind.REVOCATION), after or "", limit),
+    )
+    values = (FeedEvent.from_bytes(body).value for (body,) in rows)
+    return [Revocation.from_value(value) for value in values if value is not None]
+
+
 def banned_key_rows(connection: sqlite3.Connection) -> Sequence[BannedKey]:
     """Return the keys that are never certified again, the newest first."""
     rows = connection.execute(
@@ -179,16 +195,24 @@ def put_ban(transaction: Transaction, spiffe_id: str, *, reason: str, at: dateti
 
 
 def revoke_record(
-    transaction: Transaction, record: IssuedRecord, *, reason: str, at: datetime
+    transaction: Transaction,
+    record: IssuedRecord,
+    *,
+    reason: str,
+    at: datetime,
+    signs_as: IssuerName | None = None,
 ) -> tuple[int, Revocation]:
-    """Revoke a certificate that is neither expired nor revoked for good."""
+    """Revoke a certificate that is neither expired nor revoked for good.
+
+    With an issuer's goes all that is signed as `signs_as`.
+    """
     # X.509, section 9.5.3.1: what was on hold counts as revoked since it was.
     since = record.revoked_at or at
     transaction.connection.execute(
         "UPDATE certificates SET revoked_at_ms = ?, reason = ? WHERE serial = ?",
         (to_ms(since), reason, serial_to_bytes(record.serial)),
     )
-    revocation = _revocation(record, reason=reason, at=since)
+    revocation = _revocation(record, reason=reason, at=since, signs_as=signs_as)
     draft = EventDraft(
         kind=Kind.REVOCATION,
         key=format(record.serial, "x"),
@@ -240,7 +264,9 @@ def _release(transaction: Transaction, record: IssuedRecord, *, at: datetime) ->
     return append_event(transaction, draft, at=at).event.revision
 
 
-def _revocation(record: IssuedRecord, *, reason: str, at: datetime) -> Revocation:
+def _revocation(
+    record: IssuedRecord, *, reason: str, at: datetime, signs_as: IssuerName | None = None
+) -> Revocation:
     return Revocation(
         serial=record.serial,
         spiffe_id=record.spiffe_id,
@@ -248,7 +274,17 @@ def _revocation(record: IssuedRecord, *, reason: str, at: datetime) -> Revocatio
         reason=reason,
         revoked_at=at,
         expires_at=record.not_after,
+        signs_as=signs_as,
     )
+
+
+def _unexpired(connection: sqlite3.Connection, spiffe_id: str, *, at: datetime) -> list[str]:
+    """Return the serial numbers of an identity, revoked or not, as the feed has them."""
+    rows = connection.execute(
+        "SELECT serial FROM certificates WHERE spiffe_id = ? AND not_after_ms >= ?",
+        (spiffe_id, to_ms(at)),
+    )
+    return [format(int.from_bytes(serial, "big"), "x") for (serial,) in rows]
 
 
 def _nothing_new(

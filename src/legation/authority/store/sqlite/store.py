@@ -1,12 +1,7 @@
 """The store on SQLite: which function runs where."""
 
-import asyncio
-import sqlite3
-from collections.abc import Callable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
-from pathlib import Path
-from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from legation.authority.model import (
     AuditEntry,
@@ -27,7 +22,6 @@ from legation.authority.store.records import (
     FeedPosition,
     InitialState,
     Issuance,
-    IssuerRecord,
     KeyChange,
     Requester,
     RevokedRow,
@@ -40,89 +34,26 @@ from legation.authority.store.sqlite import (
     certificates,
     drills,
     feed,
+    keys,
     lists,
     people,
     retention,
     revocation_requests,
     revocations,
 )
-from legation.authority.store.sqlite.database import open_database, open_reader
-from legation.authority.store.sqlite.group_commit import GroupCommit, Transaction
-from legation.errors import InternalError, NotPermitted, Unavailable
+from legation.authority.store.sqlite.issuer_methods import SQLiteIssuers
+from legation.authority.store.sqlite.signal_methods import SQLiteSignals
+from legation.errors import NotPermitted
 from legation.wire.drill import DrillRecord, DrillReport, DrillSummary
-
-T = TypeVar("T")
-P = ParamSpec("P")
+from legation.wire.feed import Revocation
 
 
-class SQLiteStore:
+class SQLiteStore(SQLiteIssuers, SQLiteSignals):
     """Implements `legation.authority.store.Store` in one file.
 
     Writes go through `GroupCommit`. Reads have a connection and a thread of their own and
     see what is committed. One process at a time may hold a file open like this.
     """
-
-    def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._commits = GroupCommit(writer)
-        self._reads = ThreadPoolExecutor(1, thread_name_prefix="legation-store-read")
-
-    @classmethod
-    async def open(cls, path: Path) -> Self:
-        """Open or create the file at `path`, and bring its schema up to date.
-
-        Raises:
-            InvalidInput: not a database, or another program's.
-            Conflict: written by a newer version.
-            Unavailable: cannot be opened.
-        """
-        writer = await asyncio.to_thread(open_database, path)
-        return cls(writer, await asyncio.to_thread(open_reader, path))
-
-    @property
-    def problem(self) -> str | None:
-        """Why the newest writes failed, or None while they succeed."""
-        return self._commits.problem
-
-    async def close(self) -> None:
-        """Finish what was accepted, and close the file."""
-        await self._commits.close()
-        await asyncio.to_thread(self._reads.shutdown)
-        self._reader.close()
-        self._writer.close()
-
-    async def _write(
-        self,
-        function: Callable[Concatenate[sqlite3.Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        return await self._commits.run(lambda tx: function(tx.connection, *args, **kwargs))
-
-    async def _append(
-        self,
-        function: Callable[Concatenate[Transaction, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        return await self._commits.run(lambda tx: function(tx, *args, **kwargs))
-
-    async def _read(
-        self,
-        function: Callable[Concatenate[sqlite3.Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._reads, lambda: function(self._reader, *args, **kwargs)
-            )
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"the store cannot be read: {error}") from error
-        except sqlite3.Error as error:
-            raise InternalError(f"the store failed: {error}") from error
 
     # Beginnings
 
@@ -136,7 +67,7 @@ class SQLiteStore:
         await self._write(beginnings.begin_feed, feed_id, audit=audit)
 
     async def wrapped_keys(self) -> Sequence[WrappedKey]:
-        return await self._read(beginnings.wrapped_keys)
+        return await self._read(keys.wrapped_keys)
 
     async def change_keys(
         self, change: KeyChange, bundle: EventDraft, *, expected: int, audit: AuditDraft
@@ -144,9 +75,6 @@ class SQLiteStore:
         return await self._append(
             beginnings.change_keys, change, bundle, expected=expected, audit=audit
         )
-
-    async def issuers(self) -> Sequence[IssuerRecord]:
-        return await self._read(beginnings.issuers)
 
     # The feed
 
@@ -157,8 +85,8 @@ class SQLiteStore:
     async def position(self) -> FeedPosition:
         return await self._read(feed.position)
 
-    async def current_events(self) -> Sequence[CommittedEvent]:
-        return await self._read(feed.current_events)
+    async def current_events(self, revision: int, *, limit: int) -> Sequence[CommittedEvent]:
+        return await self._read(feed.current_events, revision, limit)
 
     async def events_after(self, revision: int, *, limit: int) -> Sequence[CommittedEvent]:
         return await self._read(feed.events_after, revision, limit)
@@ -298,6 +226,9 @@ class SQLiteStore:
         self, scope: Scope, *, most: int, at: datetime, audit: AuditDraft
     ) -> tuple[RevocationOutcome, bool]:
         return await self._append(revocations.release, scope, most=most, at=at, audit=audit)
+
+    async def revocations(self, *, after: str | None, limit: int) -> Sequence[Revocation]:
+        return await self._read(revocations.revocations, after=after, limit=limit)
 
     async def banned_keys(self) -> Sequence[BannedKey]:
         return await self._read(revocations.banned_key_rows)

@@ -9,20 +9,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from legation.causes import Cause, Failure, cause_of
 from legation.clock import Clock
 from legation.errors import InvalidInput, LegationError, VerificationError
-from legation.pki.ocsp import CertificateID, StatusRequest, check_response
+from legation.pki.ocsp import (
+    CertificateID,
+    StatusRequest,
+    check_response,
+    must_staple,
+    says_nothing,
+)
 from legation.pki.verification import Purpose
 from legation.sdk.authorize import Authorizer
-from legation.sdk.connections import connections_of
-from legation.sdk.model import X509SVID, Source, TrustView
+from legation.sdk.connections import Cut, connections_of
+from legation.sdk.model import X509SVID, Peer, Source, TrustView
 from legation.sdk.peers import PeerRefused, PeerVerifier, Verified, clock_of
+from legation.sdk.tls.carriers import carried_from
 from legation.sdk.tls.connections import NoIdentity
-from legation.sdk.tls.pyopenssl.outcomes import TLSFailure
+from legation.sdk.tls.pyopenssl.generation import Generation, der_of, store_of
+from legation.sdk.tls.pyopenssl.outcomes import TLSFailure, words_of
 
 Staple = Callable[[X509SVID], bytes | None]
 """Gives the OCSP response for the identity in use, DER, or None. Called for each handshake."""
@@ -37,16 +44,18 @@ class Handshake:
 
     Attributes:
         engine: whose.
+        generation: what OpenSSL was told.
         view: the view that it is made with.
         verified: the peer, once it was verified.
         refused: why it was not accepted.
     """
 
-    __slots__ = ("_above", "engine", "refused", "verified", "view")
+    __slots__ = ("_above", "engine", "generation", "refused", "verified", "view")
 
-    def __init__(self, engine: "Engine", view: TrustView) -> None:
+    def __init__(self, engine: "Engine", generation: Generation) -> None:
         self.engine = engine
-        self.view = view
+        self.view = generation.view
+        self.generation = generation
         self.verified: Verified | None = None
         self.refused: PeerRefused | None = None
         self._above: list[crypto.X509] = []
@@ -62,10 +71,12 @@ class Handshake:
             self._above.append(certificate)
             return True
         try:
-            self.verified = self.engine.verifier.verify(_der(certificate), self._rest)
+            self.verified = self.engine.verifier.verify(der_of(certificate), self._rest)
         except PeerRefused as refused:
             self.refused = refused
             return False
+        if len(self._above) > 1:
+            self.generation.learn(self.verified.issuer, self._above[:-1], self.engine.source)
         return True
 
     def judge_staple(self, data: bytes) -> bool:
@@ -79,23 +90,47 @@ class Handshake:
             return False
         return True
 
-    def failure(self, words: str) -> Exception:
-        """Return the error for a handshake that OpenSSL gave up with `words`, and tell of it."""
+    def failure(self, error: SSL.Error) -> Exception:
+        """Return the error for a handshake that OpenSSL gave up with `error`, and tell of it."""
         if self.refused is not None:
             return self.refused
+        words = words_of(error)
         failure = TLSFailure(words)
         if " alert " not in words:  # an alert came from the other end: it refuses us
             self.engine.verifier.refuse([Failure(cause=failure.cause, detail=words)], raw=words)
         return failure
 
+    def admit(self, connection: object, cut: Cut) -> Peer:
+        """Register a connection whose handshake is over, and return its peer.
+
+        Args:
+            connection: what is registered.
+            cut: how it is ended.
+
+        Raises:
+            PeerRefused: it is not accepted after all. The source has been told.
+        """
+        verifier, verified = self.engine.verifier, self.verified
+        if verified is None:
+            # A handshake without a certificate: only a resumed session has none.
+            detail = "no certificate was shown"
+            raise verifier.refuse([Failure(cause=Cause.NO_CLIENT_CERTIFICATE, detail=detail)])
+        self.engine.connections.register(connection, verified=verified, verifier=verifier, cut=cut)
+        # A change between verification and registration was seen by neither.
+        objection = verifier.refused_by_source(verified)
+        if objection is not None:
+            raise verifier.refuse([objection], peer=verified.peer)
+        return verified.peer
+
     def _rest(self) -> list[bytes]:
-        return [_der(certificate) for certificate in reversed(self._above)]
+        return self.generation.complete([der_of(each) for each in reversed(self._above)])
 
 
 class Engine(ABC):
     """TLS 1.3 by OpenSSL's newest, following a source: common part of servers and clients.
 
     Attributes:
+        source: identity, trust and revocations.
         verifier: judges peers.
         connections: where open connections are registered.
         server_side: whether this end is the server.
@@ -118,10 +153,15 @@ class Engine(ABC):
             source, authorize=authorize, purpose=purpose, dns_name=dns_name, clock=self._clock
         )
         self.connections = connections_of(source)
-        self._source = source
+        self.source = source
         self._alpn = [name.encode("ascii") for name in alpn]
         self._lock = threading.Lock()
-        self._current: tuple[TrustView, SSL.Context] | None = None
+        self._current: Generation | None = None
+
+    def tell_seen(self, peer: Peer, transport: Any) -> None:
+        """Tell the source of a client that was let in."""
+        if self.server_side and hasattr(self.source, "seen"):
+            self.source.seen(peer, carried_from(lambda: transport))
 
     def begin(self) -> tuple[SSL.Connection, Handshake]:
         """Make the connection and state of a new handshake, with what is in force.
@@ -130,17 +170,17 @@ class Engine(ABC):
             NoIdentity: the source has none.
         """
         try:
-            view = self._source.view()
+            view = self.source.view()
         except LegationError as error:
             raise NoIdentity.because(error) from None
-        current = self._current
-        if current is None or current[0] is not view:
+        at, current = self._clock.now(), self._current
+        if current is None or not current.serves(view, at):
             with self._lock:
                 current = self._current
-                if current is None or current[0] is not view:
-                    current = self._current = (view, self._build(view))
-        connection = SSL.Connection(current[1], None)
-        handshake = Handshake(self, view)
+                if current is None or not current.serves(view, at):
+                    current = self._current = Generation(view, self._build(view))
+        connection = SSL.Connection(current.context, None)
+        handshake = Handshake(self, current)
         connection.set_app_data(handshake)
         if self.server_side:
             connection.set_accept_state()
@@ -160,8 +200,7 @@ class Engine(ABC):
         context.set_options(SSL.OP_NO_TICKET)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _on_certificate)
-        store = context.get_cert_store()
-        assert store is not None  # noqa: S101 - every context of OpenSSL has one
+        store = store_of(context)
         # Every certificate of a trust bundle is an anchor, self-signed or not
         # (SPIFFE Trust Domain and Bundle, section 4.1.1).
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
@@ -207,12 +246,13 @@ class ServerEngine(Engine):
             source: identity, trust and revocations.
             authorize: whom to let in.
             alpn: application protocols, the most wanted first.
-            staple: gives the OCSP response to staple. One that is not about the certificate
-                in use is dropped by OpenSSL without a word.
+            staple: gives the OCSP response to staple; None for the source's own way, which
+                an agent supplies with fresh ones. One that is not about the certificate in use
+                is dropped by OpenSSL without a word.
             clock: tells the time; None for the source's.
         """
         super().__init__(source, authorize=authorize, alpn=alpn, clock=clock)
-        self._staple = staple
+        self._staple: Staple | None = staple or getattr(source, "staple", None)
 
     def _prepare(self, context: SSL.Context) -> None:
         if self._alpn:
@@ -271,8 +311,8 @@ class ClientEngine(Engine):
         Raises:
             VerificationError: it does not clear the server, or is missing and must be there.
         """
-        if not data:
-            if self._require_staple or _must_staple(verified.certificate):
+        if not data or says_nothing(data):
+            if self._require_staple or must_staple(verified.certificate):
                 detail = "the server must staple an OCSP response, and did not"
                 raise VerificationError(
                     [Failure(cause=Cause.REVOCATION_DATA_MISSING, detail=detail)]
@@ -322,18 +362,6 @@ def _on_staple(connection: SSL.Connection, data: bytes, _: object) -> bool:
 def _on_staple_wanted(connection: SSL.Connection, staple: Any) -> bytes:
     handshake: Handshake = connection.get_app_data()
     return staple(handshake.view.svid) or b""
-
-
-def _must_staple(certificate: x509.Certificate) -> bool:
-    try:
-        features = certificate.extensions.get_extension_for_class(x509.TLSFeature).value
-    except x509.ExtensionNotFound:
-        return False
-    return x509.TLSFeatureType.status_request in features
-
-
-def _der(certificate: crypto.X509) -> bytes:
-    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
 
 def _words(error: int) -> str:

@@ -58,6 +58,17 @@ def words_of(error: SSL.Error) -> str:
     return "unknown"
 
 
+def cut_short() -> ConnectionResetError:
+    """Return the error for a transport that ended, while TLS had not."""
+    return ConnectionResetError("the peer closed without saying so")
+
+
+def failure_of(error: SSL.Error) -> OSError:
+    """Return the error of ours for what OpenSSL says of a record that it cannot take."""
+    words = words_of(error)
+    return cut_short() if "unexpected eof" in words else TLSFailure(words)
+
+
 def tell(opened: "asyncio.Future[None] | None", error: Exception | None) -> None:
     """Tell whoever waits for the handshake, if anybody does still, what it came to."""
     if opened is None or opened.done():

@@ -18,19 +18,21 @@ from typing import Any, Final
 
 from OpenSSL import SSL
 
-from legation.causes import Cause, Failure
+from legation.causes import Cause
 from legation.sdk.connections import ConnectionCut
 from legation.sdk.model import Peer
+from legation.sdk.peers import PeerRefused
 from legation.sdk.tls.connections import NoIdentity
 from legation.sdk.tls.pyopenssl.application import Application
 from legation.sdk.tls.pyopenssl.engine import Engine
-from legation.sdk.tls.pyopenssl.outcomes import State, Timeouts, TLSFailure, tell, words_of
+from legation.sdk.tls.pyopenssl.outcomes import State, Timeouts, cut_short, failure_of, tell
 from legation.sdk.tls.pyopenssl.records import RecordBoundaries
 from legation.sdk.tls.pyopenssl.transport import TLSInfo, TLSTransport
 
 _log = logging.getLogger(__name__)
 _RECORD: Final = 16 * 1024  # RFC 8446, section 5.1
 _OVERHEAD: Final = 64  # of one record: header, padding type, tag; and some to spare
+_TICKETS: Final = 512  # more than OpenSSL's stateful ones take, which are 158 bytes
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
@@ -73,6 +75,7 @@ class TLSProtocol(asyncio.Protocol):
         self._error: Exception | None = None
         self._told_end = False  # the application knows that no more comes
         self._boundaries = RecordBoundaries()
+        self._owed = 0  # bytes that OpenSSL has made and nobody has sent, at most
         self._behind = False  # there may be more to decrypt than the last record
         self._wrote_eof = self._below_ended = False
         self.reading_paused = self._writing_paused = self._resuming = False
@@ -89,10 +92,9 @@ class TLSProtocol(asyncio.Protocol):
             _log.warning("a connection was closed: %s", error)
             self._fail(error)
             return
-        seconds = self._timeouts.handshake
-        late = TimeoutError(f"the handshake was not over after {seconds:g} s")
-        self._timer = self._loop.call_later(seconds, self._fail, late)
-        self._shake_hands()
+        self._timer = self._loop.call_later(self._timeouts.handshake, self._late)
+        if not self._engine.server_side:
+            self._shake_hands()
 
     def data_received(self, data: bytes) -> None:
         """Take encrypted bytes."""
@@ -154,44 +156,46 @@ class TLSProtocol(asyncio.Protocol):
             return
         except SSL.Error as error:
             self._flush()  # the alert that tells the peer
-            self._fail(self._handshake.failure(words_of(error)), politely=True)
+            self._fail(self._handshake.failure(error), politely=True)
             return
-        self._flush()
-        verified = self._handshake.verified
-        if verified is None:
-            # A handshake without a certificate: only a resumed session has none.
-            failure = Failure(cause=Cause.NO_CLIENT_CERTIFICATE, detail="no certificate was shown")
-            self._fail(self._engine.verifier.refuse([failure]))
+        if self._engine.server_side:
+            # Two session tickets, which nobody can use. pyOpenSSL cannot keep OpenSSL from
+            # making them; they travel with the first answer rather than in a packet of their own.
+            self._owed = _TICKETS
+        else:
+            self._flush()
+        try:
+            peer = self._handshake.admit(self, TLSProtocol.cut)
+        except PeerRefused as refused:
+            self._fail(refused)
             return
-        self._engine.connections.register(
-            self, verified=verified, verifier=self._engine.verifier, cut=TLSProtocol.cut
-        )
-        # A change between verification and registration was seen by neither.
-        objection = self._engine.verifier.refused_by_source(verified)
-        if objection is not None:
-            self._fail(self._engine.verifier.refuse([objection], peer=verified.peer))
-            return
-        self._open(verified.peer)
+        self._open(peer)
+
+    def _late(self) -> None:
+        seconds = self._timeouts.handshake
+        self._fail(TimeoutError(f"the handshake was not over after {seconds:g} s"))
 
     def _open(self, peer: Peer) -> None:
         self._stop_timer()
         self._state = State.OPEN
         self.application = Application(self._factory())
         self.peer = peer
+        self._engine.tell_seen(peer, self._below)
         self.transport = TLSTransport(self, self._below, TLSInfo(self._tls, peer))
         self.application.protocol.connection_made(self.transport)
         tell(self._opened, None)
         if self._writing_paused:
             self.application.protocol.pause_writing()
         # Data may have come with the last flight of the handshake.
-        self._read()
+        self._read(answer=False)
 
     # --- reading ---------------------------------------------------------------------------
 
-    def _read(self, *, one: bool = False) -> None:
+    def _read(self, *, one: bool = False, answer: bool = True) -> None:
         """Deliver what can be decrypted, and see what came at its end.
 
         `one` says that one whole record has arrived: then more is not asked for in vain.
+        `answer` says that a message to OpenSSL may have come.
         """
         receive, delivered = self._tls.recv, False
         try:
@@ -207,7 +211,7 @@ class TLSProtocol(asyncio.Protocol):
                     delivered = True
         except SSL.WantReadError:
             self._behind = False
-            if not delivered:
+            if answer and not delivered:
                 # A message to OpenSSL itself. Its answer may wait for the next data to be
                 # sent (RFC 8446, section 4.6.3), but not where none may ever be.
                 self._flush()
@@ -220,13 +224,7 @@ class TLSProtocol(asyncio.Protocol):
                 self._truncated()
                 return
             self._flush()
-            words = words_of(error)
-            self._fail(
-                ConnectionResetError("the peer closed without saying so")
-                if "unexpected eof" in words
-                else TLSFailure(words),
-                politely=True,
-            )
+            self._fail(failure_of(error), politely=True)
 
     def _peer_ended(self) -> None:
         """The peer said goodbye: nothing more comes from it."""
@@ -243,7 +241,7 @@ class TLSProtocol(asyncio.Protocol):
         if self._state is State.CLOSING or self._told_end:
             self._finish()
         else:
-            self._fail(ConnectionResetError("the peer closed without saying so"))
+            self._fail(cut_short())
 
     def pause(self) -> None:
         """Deliver no data until `resume`; and take none, so that the peer has to wait."""
@@ -291,7 +289,7 @@ class TLSProtocol(asyncio.Protocol):
                 size = len(whole)
             self._send_down(size)
         except SSL.Error as error:
-            self._fail(TLSFailure(words_of(error)))
+            self._fail(failure_of(error))
 
     def write_eof(self) -> None:
         """Say that nothing more comes from this end."""
@@ -303,7 +301,8 @@ class TLSProtocol(asyncio.Protocol):
 
     def _send_down(self, size: int) -> None:
         """Send what encrypting `size` bytes has made."""
-        room = size + (size // _RECORD + 1) * _OVERHEAD
+        room = size + (size // _RECORD + 1) * _OVERHEAD + self._owed
+        self._owed = 0
         data = self._tls.bio_read(room)
         self._below.write(data)
         if len(data) == room:

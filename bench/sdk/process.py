@@ -17,6 +17,7 @@ from typing import Any
 
 import uvloop
 from OpenSSL import SSL, crypto
+from OpenSSL._util import lib
 
 from legation.causes import Cause
 from legation.pki import (
@@ -144,6 +145,7 @@ def bare_pyopenssl(svid: X509SVID, bundle: TrustBundle) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_options(SSL.OP_NO_TICKET)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_verify(
         SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *given: bool(given[4])
     )
@@ -156,6 +158,12 @@ def bare_pyopenssl(svid: X509SVID, bundle: TrustBundle) -> SSL.Context:
     context.use_privatekey(svid.private_key)  # type: ignore[arg-type]
     for certificate in rest:
         context.add_extra_chain_cert(certificate)
+    return context
+
+
+def only_x25519(context: SSL.Context) -> SSL.Context:
+    """Let a client offer this key exchange alone, which pyOpenSSL has no method for."""
+    assert lib.SSL_CTX_set1_curves_list(context._context, b"X25519") == 1  # noqa: SLF001
     return context
 
 

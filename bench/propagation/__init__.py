@@ -1,0 +1,1 @@
+"""How fast a revocation is, with many enforcement points and many revoked certificates."""

@@ -1,0 +1,1 @@
+"""What the SDK's TLS engines cost."""

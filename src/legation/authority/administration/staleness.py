@@ -1,0 +1,23 @@
+"""Staleness policies, kept in the feed."""
+
+from legation.authority.administration.documents import Documents
+from legation.authority.feed.hub import FeedHub
+from legation.authority.store import FeedStore
+from legation.clock import Clock
+from legation.policy import StalenessPolicy
+from legation.wire.feed import Kind
+
+
+class StalenessPolicies(Documents[StalenessPolicy]):
+    """Implements `legation.authority.services.StalenessService`."""
+
+    def __init__(self, hub: FeedHub, store: FeedStore, *, clock: Clock) -> None:
+        super().__init__(
+            hub,
+            store,
+            clock=clock,
+            kind=Kind.STALENESS,
+            what="staleness policy",
+            held=lambda state: state.staleness,
+            read=StalenessPolicy.from_document,
+        )
