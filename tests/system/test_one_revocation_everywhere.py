@@ -231,6 +231,7 @@ class Neighbour:
     identity: FetchedIdentity
     tally: dict[Row, tuple[int, list[str]]] = field(default_factory=dict)
     repeated: int = 0
+    leaving: bool = False
 
     async def __aenter__(self) -> "Neighbour":
         self._tasks = [
@@ -239,15 +240,14 @@ class Neighbour:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        results = await asyncio.gather(*self._tasks, return_exceptions=True)
-        assert all(isinstance(result, asyncio.CancelledError) for result in results), results
+        # Not cancelled: before Python 3.12 `wait_for` may lose that (CPython issue 86296).
+        self.leaving = True
+        await asyncio.gather(*self._tasks)
 
     async def _use(self, name: str, point: Point) -> None:
         async with AsyncExitStack() as stack:
             attempts = await point.attempts(self.identity, stack)
-            while True:
+            while not self.leaving:
                 for kind in attempts:
                     seen = await attempts[kind]()
                     if seen is not None and name == "nginx" and kind.startswith("open"):
