@@ -1,10 +1,12 @@
-"""What a look at one ordinary sighting costs the authority, and what it remembers of it."""
+"""What one ordinary sighting costs the authority, and what it remembers of it."""
 
 import random
 import time
 import tracemalloc
+from dataclasses import replace
 
 from bench.figures import Figure, figure
+from legation.authority.agents.traffic import MAX_ROWS, Traffic
 from legation.authority.misuse.correlator import Correlator
 from legation.authority.misuse.model import CertificateFacts, Sighting, Thresholds
 
@@ -37,6 +39,43 @@ def run() -> list[Figure]:
     return [
         figure("misuse.sighting", "us", times),
         figure("misuse.memory", "bytes/certificate", [per_certificate]),
+        *_traffic(seen),
+    ]
+
+
+def _traffic(seen: list[Sighting]) -> list[Figure]:
+    """Measure the record of who calls whom, with as many callers as it keeps, and a look at it."""
+    some = seen[: MAX_ROWS // NODES]
+    reports = [
+        (
+            f"{_DOMAIN}/legation/agent/n{node}",
+            [
+                replace(one, peer=f"{_DOMAIN}/app-{node}-{n}", last=_BEGIN)
+                for n, one in enumerate(some)
+            ],
+        )
+        for node in range(NODES)
+    ]
+    everybody = {one.peer for _, report in reports for one in report}
+    times: list[float] = []
+    looks: list[float] = []
+    one_look: list[float] = []
+    for _ in range(RUNS):
+        traffic = Traffic(since=_BEGIN)
+        for agent, report in reports:
+            traffic.saw(agent, report)
+        begun = time.process_time()
+        for agent, report in reports:
+            traffic.saw(agent, report)
+        times.append((time.process_time() - begun) / len(traffic) * 1e6)
+        for identities, taken in ((everybody, looks), ({min(everybody)}, one_look)):
+            begun = time.process_time()
+            traffic.of(identities, at=_BEGIN)
+            taken.append((time.process_time() - begun) * 1e3)
+    return [
+        figure("traffic.sighting", "us", times),
+        figure("traffic.look.identity", "ms", one_look),
+        figure("traffic.look.everybody", "ms", looks),
     ]
 
 

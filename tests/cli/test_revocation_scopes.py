@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from legation.cli.revocation_preview import show_preview
 from tests.cli.conftest import CLI, RunningAuthority
 
 ROOT = "spiffe://example.org"
@@ -40,9 +41,39 @@ def test_a_dry_run_names_who_would_be_hit(cli: CLI, authority: RunningAuthority)
     assert shown.status == 0, shown.err
     assert f"{OPERATORS}/admin" in shown.out
     assert "nothing has been changed" in shown.err
+    assert "no enforcement point has reported a connection from or to them since 20" in shown.err
     data = cli("revoke", "--identity", f"{OPERATORS}/admin", "--dry-run", *at, "-o", "json").data
     assert data["identities"] == [{"spiffe_id": f"{OPERATORS}/admin", "count": data["count"]}]
+    assert (data["traffic"], data["traffic_total"]) == ([], 0)
     assert cli("status", *at).status == 0
+
+
+def test_a_dry_run_names_traffic_lately(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who calls, what, which of both is hit, how often and where; of many, how many more."""
+    row = {
+        "caller": f"{ROOT}/web", "service": f"{ROOT}/api", "caller_hit": False,
+        "service_hit": True, "count": 42, "points": 3, "last_seen": "2031-03-01T12:00:00.000Z",
+        "agent": f"{ROOT}/legation/agent/node-1", "point": "envoy/api",
+    }  # fmt: skip
+    one = {**row, "caller_hit": True, "points": 1}
+    other = {**one, "service_hit": False}
+    preview = {
+        "count": 1, "identities": [], "requesters": [], "newest": [], "policies": [],
+        "second_operator": False, "traffic": [row, one, other], "traffic_total": 3,
+        "traffic_since": "2031-03-01T11:05:00.000Z",
+    }  # fmt: skip
+    show_preview(preview, output="table")
+    shown = capsys.readouterr()
+    lines = [line.split() for line in shown.out.splitlines() if line]
+    assert lines[0] == ["CALLER", "CALLS", "HIT", "CONNECTIONS", "LAST", "SEEN", "SEEN", "BY"]
+    assert lines[1][1:4] == [f"{ROOT}/api", "service", "42"]
+    assert lines[1][-4:] == ["node-1", "envoy/api,", "2", "more"]
+    assert [line[2] for line in lines[1:]] == ["service", "both", "caller"]
+    assert lines[2][-2:] == ["node-1", "envoy/api"]
+    assert "reported since 2031-03-01T11:05:00.000Z" in shown.err
+    assert "more: -o json" not in shown.err
+    show_preview({**preview, "traffic": [row] * 100, "traffic_total": 250}, output="table")
+    assert "and 240 more: -o json" in capsys.readouterr().err
 
 
 def test_a_key_is_named_by_a_file_a_serial_number_or_itself(

@@ -66,6 +66,7 @@ async def test_a_stolen_certificate_is_noticed_and_revoked(
         await _use(stolen, ports, ELSEWHERE)
         seen = await _evidence(deployment, signal["id"], {"envoy/service", "sdk/python"})
         assert seen >= {ELSEWHERE, HOME}
+        await _traffic(deployment)
         shown = await deployment.cli("signal", "show", str(signal["id"]))
         print(shown)
         serial = signal["serial"]
@@ -168,6 +169,20 @@ async def _evidence(deployment: Deployment, number: int, points: set[str]) -> se
             if points <= {row["point"].partition("#")[0] for row in rows}:
                 return {row["address"] for row in rows}
             await asyncio.sleep(0.2)
+
+
+async def _traffic(deployment: Deployment) -> None:
+    """Expect that a dry run names what the caller calls, and of a service who calls it."""
+    services = {f"spiffe://{TRUST_DOMAIN}/service": "envoy/service", PYTHON: "sdk/python"}
+
+    async def tried(identity: str) -> dict[str, Any]:
+        return await deployment.cli_json("revoke", "--identity", identity, "--dry-run")
+
+    calls = (await tried(CALLER))["traffic"]
+    assert {row["service"]: row["point"].partition("#")[0] for row in calls} == services
+    assert all(row["caller_hit"] and row["count"] > 0 for row in calls)
+    (row,) = (await tried(PYTHON))["traffic"]
+    assert (row["caller"], row["caller_hit"], row["service_hit"]) == (CALLER, False, True)
 
 
 async def _revoked_seen(deployment: Deployment) -> dict[str, Any]:

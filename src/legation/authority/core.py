@@ -7,6 +7,7 @@ from typing import TypedDict
 from legation.authority.agents.freshness import Bounds
 from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.agents.rotation_board import RotationBoard
+from legation.authority.agents.traffic import Traffic
 from legation.authority.attestation.challenges import Challenges
 from legation.authority.event_log import EventLog
 from legation.authority.events import EventBus
@@ -41,6 +42,7 @@ class Core:
     hub: FeedHub
     board: PropagationBoard
     rotations: RotationBoard
+    traffic: Traffic
     certifier: Certifier
     challenges: Challenges
 
@@ -87,6 +89,7 @@ async def open_core(
         hub=hub,
         board=board,
         rotations=RotationBoard(board.agents, events=events),
+        traffic=Traffic(since=clock.now().timestamp()),
         certifier=_certifier(opened, store, settings, clock),
         # One process, one key: a nonce that outlives it would only be asked for again.
         challenges=Challenges(secrets.token_bytes(32)),

@@ -166,6 +166,10 @@ class RevocationPreview:
         newest: the newest of them.
         policies: ALLOW policies that name some of the identities, by name.
         second_operator: whether someone else would have to agree.
+        traffic: who called whom lately, where either is one of the identities; most first, and
+            not all if there is very much.
+        traffic_total: rows of it in all.
+        traffic_since: from when on it was taken in.
     """
 
     count: int
@@ -174,6 +178,9 @@ class RevocationPreview:
     newest: tuple[IssuedRecord, ...]
     policies: tuple["AffectedPolicy", ...]
     second_operator: bool
+    traffic: tuple["ObservedTraffic", ...]
+    traffic_total: int
+    traffic_since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +190,33 @@ class AffectedPolicy:
     name: str
     callers: tuple[str, ...]
     targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedTraffic:
+    """Connections that enforcement points have let in, of one identity to another.
+
+    Attributes:
+        caller: whose connections they were.
+        service: the identity that the points act under; empty if it was not stated.
+        caller_hit: whether a revocation would hit the caller.
+        service_hit: whether it would hit the service.
+        count: connections.
+        points: enforcement points that have let them in.
+        last_seen: when the last connection was.
+        agent: behind which it was.
+        point: which point has let it in.
+    """
+
+    caller: str
+    service: str
+    caller_hit: bool
+    service_hit: bool
+    count: int
+    points: int
+    last_seen: datetime
+    agent: str
+    point: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -228,7 +228,12 @@ async def _parts(core: Core, own_name: str) -> _Parts:
     await drills.load()
     jwt_keys = await _jwt_keys(core, own_name)
     revocations = Revocations(
-        store, core.hub, own_keys=core.certifier.own_keys, tainted=issuers.look, **core.shared
+        store,
+        core.hub,
+        core.traffic,
+        own_keys=core.certifier.own_keys,
+        tainted=issuers.look,
+        **core.shared,
     )
     rotations = Rotations(core.hub, store, core.rotations, settings=core.settings, clock=core.clock)
     issuers.attach(serving=serving, rotations=rotations)
@@ -337,7 +342,15 @@ async def _sync_server(
     serving: ServingIdentity,
     signals: MisuseSignals,
 ) -> SyncServer:
-    api = SyncAPI(gate, core.hub, core.board, rotations=core.rotations, seen=signals, **core.shared)
+    api = SyncAPI(
+        gate,
+        core.hub,
+        core.board,
+        rotations=core.rotations,
+        traffic=core.traffic,
+        seen=signals,
+        **core.shared,
+    )
     core.hub.listen(api.listen)
     server = SyncServer(api, serving, settings=core.settings)
     await server.start()

@@ -14,6 +14,7 @@ LEARNING_S = 3 * 3600.0
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.no_cover  # a tracer would triple its time, and others cover every line
 def test_a_million_ordinary_events_raise_no_signal() -> None:
     """Rotations, restarts, deployments, moving nodes, gateways, drills, late reports: silence."""
     life = fleet(nodes=200, identities=10, thresholds=Thresholds(learning_s=LEARNING_S))

@@ -13,6 +13,7 @@ from legation.authority.agents.propagation import MAX_TEXT, PropagationBoard, St
 from legation.authority.agents.rotation_board import RotationBoard
 from legation.authority.agents.seen import Reports as SeenReports
 from legation.authority.agents.seen import addresses_of, peer_address, sightings_of
+from legation.authority.agents.traffic import Traffic
 from legation.authority.events import (
     AgentConnected,
     AgentDisconnected,
@@ -55,6 +56,7 @@ class SyncSession:
         hub: FeedHub,
         board: PropagationBoard,
         rotations: RotationBoard,
+        traffic: Traffic,
         seen: SeenReports,
         clock: Clock,
         events: EventBus,
@@ -66,6 +68,7 @@ class SyncSession:
         self._hub = hub
         self._board = board
         self._rotations = rotations
+        self._traffic = traffic
         self._seen = seen
         self._clock = clock
         self._events = events
@@ -254,7 +257,10 @@ class SyncSession:
 
     def _see(self, message: Sightings) -> None:
         now = self._clock.now().timestamp()
-        self._seen.saw(sightings_of(str(self.peer.spiffe_id), message, now=now))
+        agent = str(self.peer.spiffe_id)
+        sightings = sightings_of(agent, message, now=now)
+        self._traffic.saw(agent, sightings)
+        self._seen.saw(sightings)
 
 
 def _in_force(agent: str, row: InForce) -> InForceRecord:

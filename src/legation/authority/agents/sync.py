@@ -14,6 +14,7 @@ from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.agents.rotation_board import RotationBoard
 from legation.authority.agents.seen import Reports
 from legation.authority.agents.session import SyncSession
+from legation.authority.agents.traffic import Traffic
 from legation.authority.events import EventBus
 from legation.authority.feed.hub import FeedHub
 from legation.authority.issuing.serving import ServingCredentials, ServingIdentity
@@ -65,6 +66,7 @@ class SyncAPI:
         board: PropagationBoard,
         *,
         rotations: RotationBoard,
+        traffic: Traffic,
         seen: Reports,
         settings: AuthoritySettings,
         clock: Clock,
@@ -74,6 +76,7 @@ class SyncAPI:
         self._hub = hub
         self._board = board
         self._rotations = rotations
+        self._traffic = traffic
         self._seen = seen
         self._settings = settings
         self._clock = clock
@@ -129,6 +132,7 @@ class SyncAPI:
             hub=self._hub,
             board=self._board,
             rotations=self._rotations,
+            traffic=self._traffic,
             seen=self._seen,
             clock=self._clock,
             events=self._events,

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Self
 
-from legation.authority.model import RevocationOutcome, RevocationPreview
+from legation.authority.model import ObservedTraffic, RevocationOutcome, RevocationPreview
 from legation.authority.rest.fields import Moment, Shown, serial_text
 from legation.authority.rest.paging import Page
 from legation.authority.rest.resources.certificates import Certificate
@@ -140,8 +140,45 @@ class AffectedPolicy(Shown):
     targets: list[str]
 
 
+class TrafficShown(Shown):
+    """Connections of a caller that enforcement points of a service have let in lately.
+
+    `agent` and `point` are where the last of them was; the service is the identity that the
+    point acts under.
+    """
+
+    caller: str
+    service: str
+    caller_hit: bool
+    service_hit: bool
+    count: int
+    points: int
+    last_seen: Moment
+    agent: str
+    point: str
+
+    @classmethod
+    def of(cls, seen: ObservedTraffic) -> Self:
+        """Translate."""
+        return cls(
+            caller=seen.caller,
+            service=seen.service,
+            caller_hit=seen.caller_hit,
+            service_hit=seen.service_hit,
+            count=seen.count,
+            points=seen.points,
+            last_seen=seen.last_seen,
+            agent=seen.agent,
+            point=seen.point,
+        )
+
+
 class Preview(Shown):
-    """What a revocation would do. The lists are cut off when they are very long; `count` is not."""
+    """What a revocation would do.
+
+    The lists are cut off when they are very long; `count` and `traffic_total` are not. Traffic
+    is what was reported from `traffic_since` on: for an hour, or since the authority started.
+    """
 
     count: int
     identities: list[Share]
@@ -149,6 +186,9 @@ class Preview(Shown):
     newest: list[Certificate]
     policies: list[AffectedPolicy]
     second_operator: bool
+    traffic: list[TrafficShown]
+    traffic_total: int
+    traffic_since: Moment
 
     @classmethod
     def of(cls, preview: RevocationPreview, *, at: datetime) -> Self:
@@ -165,6 +205,9 @@ class Preview(Shown):
                 for policy in preview.policies
             ],
             second_operator=preview.second_operator,
+            traffic=[TrafficShown.of(seen) for seen in preview.traffic],
+            traffic_total=preview.traffic_total,
+            traffic_since=preview.traffic_since,
         )
 
 

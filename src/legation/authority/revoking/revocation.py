@@ -8,12 +8,12 @@ docs/decisions/revocation-scopes.md for what is atomic and what is not.
 import asyncio
 import dataclasses
 import secrets
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Final
 
 from legation.authority.administration.entries import require_agent
+from legation.authority.agents.traffic import Traffic
 from legation.authority.events import (
     BanLifted,
     EventBus,
@@ -31,7 +31,7 @@ from legation.authority.model import (
 )
 from legation.authority.moments import stamp
 from legation.authority.revoking.batches import BATCH, RevocationBatches, revoked
-from legation.authority.revoking.consequences import affected_policies
+from legation.authority.revoking.consequences import SHOWN, identities_hit, preview_of
 from legation.authority.revoking.scopes import (
     HOLD,
     AgentScope,
@@ -45,7 +45,6 @@ from legation.authority.revoking.scopes import (
     RevocationRequest,
     Scope,
     SerialScope,
-    asks_second_operator,
 )
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, RevocationStore
@@ -55,7 +54,6 @@ from legation.pki import SpiffeID
 from legation.pki.crl import REASONS
 from legation.wire.feed import Ban, Revocation
 
-SHOWN: Final = 100  # identities, agents and certificates of a preview
 REQUEST_LIFETIME: Final = timedelta(hours=1)
 
 
@@ -66,6 +64,7 @@ class Revocations:
         self,
         store: RevocationStore,
         hub: FeedHub,
+        traffic: Traffic,
         *,
         settings: AuthoritySettings,
         clock: Clock,
@@ -78,6 +77,7 @@ class Revocations:
         Args:
             store: where revocations are recorded.
             hub: the feed.
+            traffic: who calls whom lately.
             settings: the trust domain, and what needs a second operator.
             clock: the time.
             events: who hears of it.
@@ -86,6 +86,7 @@ class Revocations:
         """
         self._store = store
         self._hub = hub
+        self._traffic = traffic
         self._settings = settings
         self._clock = clock
         self._events = events
@@ -153,24 +154,21 @@ class Revocations:
             NotFound: the one certificate was never issued here.
         """
         self._check(scope, reason)
+        at = stamp(self._clock)
         found, newest = await self._store.preview_revocation(
-            scope, reason=reason, at=stamp(self._clock), most=SHOWN
+            scope, reason=reason, at=at, most=SHOWN
         )
-        identities = Counter(identity for _, identity, _ in found)
-        requesters = Counter(requester for _, _, requester in found)
-        named = set(identities)
-        if isinstance(scope, IdentityScope) and scope.ban:
-            named.add(str(scope.spiffe_id))
-        policies = tuple(self._hub.state.policies.values())
-        return RevocationPreview(
-            count=len(found),
-            identities=tuple(identities.most_common(SHOWN)),
-            requesters=tuple(requesters.most_common(SHOWN)),
-            newest=tuple(newest),
-            policies=tuple(await asyncio.to_thread(affected_policies, policies, named)),
-            second_operator=asks_second_operator(
-                scope, len(found), above=self._settings.second_operator_above
-            ),
+        named = identities_hit(scope, found)
+        now = at.timestamp()
+        return await asyncio.to_thread(
+            preview_of,
+            scope,
+            found,
+            newest,
+            policies=tuple(self._hub.state.policies.values()),
+            traffic=self._traffic.of(named, at=now),
+            traffic_since=self._traffic.since(now),
+            ask_above=self._settings.second_operator_above,
         )
 
     async def release(self, scope: Scope, *, actor: Actor) -> RevocationOutcome:
