@@ -1,6 +1,7 @@
 """The live feed: what an agent is told is what happened, wherever it comes in."""
 
 import asyncio
+import itertools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,26 @@ async def test_an_event_for_others_waits_for_the_next_idle_moment(feed: FeedWorl
         part = pb.SyncResponse.FromString(message).events
         assert (part.revision, list(part.events)) == (1, [])
         assert await follower.next(idle_s=0.01) == []
+
+
+async def test_events_for_others_that_never_cease_keep_nobody_waiting(feed: FeedWorld) -> None:
+    """The stream has its idle moment, and its heartbeat, however busy the feed is for others."""
+
+    async def others() -> None:
+        for number in itertools.count():
+            await feed.entry(f"e{number}", (AGENTS[1],))
+
+    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+        await follower.next(idle_s=5)
+        busy = asyncio.ensure_future(others())
+        try:
+            async with asyncio.timeout(2):
+                (message,) = await follower.next(idle_s=0.2)
+        finally:
+            busy.cancel()
+    part = pb.SyncResponse.FromString(message).events
+    assert part.revision > 1
+    assert list(part.events) == []
 
 
 async def test_an_agent_that_loses_an_entry_is_told(feed: FeedWorld) -> None:

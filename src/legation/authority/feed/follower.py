@@ -66,19 +66,30 @@ class Follower:
                 if messages := await self._missing():
                     return messages
             elif not await self._woken(idle_s):
-                return self._settled()
+                # What went by without waking us is none of its business, but it waits to hear so.
+                if messages := await self._missing():
+                    return messages
+                if self._synchronised and self._scanned >= self._hub.revision:
+                    return self._settled()
 
     async def _woken(self, idle_s: float) -> bool:
-        """Wait; tell whether there is something new.
+        """Wait; tell whether that was ended before `idle_s` were over.
 
         The timer wakes as an event does: of all that a push costs, `asyncio.timeout` was a tenth.
         """
-        timer = asyncio.get_running_loop().call_later(idle_s, self._wakeup.set)
+        idle = False
+
+        def end() -> None:
+            nonlocal idle
+            idle = True
+            self._wakeup.set()
+
+        timer = asyncio.get_running_loop().call_later(idle_s, end)
         try:
             await self._wakeup.wait()
         finally:
             timer.cancel()
-        return self._scanned < self._hub.revision
+        return not idle
 
     async def _missing(self) -> list[bytes]:
         hub = self._hub
