@@ -38,7 +38,7 @@ from legation.wire.protobuf.agent_pb2 import (
 )
 
 _HELLO_S = 10.0
-_LAST_WRITE_S = 1.0  # to an agent that may have stopped reading
+_LAST_WRITE_S = 1.0
 _MAX_REFUSALS = 256  # of one report
 _MAX_INSTANCE = 64
 _NEWEST_MS = 253_402_300_799_000  # the year 9999
@@ -73,6 +73,9 @@ class SyncSession:
         self._clock = clock
         self._events = events
         self._heartbeat_s = heartbeat_s
+        self._over = False
+        self._written = asyncio.Event()
+        self._written.set()
         self._ending: asyncio.Future[LegationError] = asyncio.get_running_loop().create_future()
 
     def end(self, error: LegationError) -> None:
@@ -159,6 +162,7 @@ class SyncSession:
                 if task.done():
                     task.result()
         finally:
+            await self._last_write()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -181,18 +185,23 @@ class SyncSession:
                 next_heartbeat = self._clock.monotonic() + self._heartbeat_s
 
     async def _write(self, message: bytes) -> None:
-        """Write, and let the write finish although the stream is being ended meanwhile.
+        if self._over:
+            return
+        self._written.clear()
+        try:
+            await self._context.write(message)
+        finally:
+            self._written.set()
+
+    async def _last_write(self) -> None:
+        """Let a write that is going on finish, and let no other begin.
 
         gRPC has one place for an operation that writes: a cancelled write still holds it, and
         the status that ends the stream would find it taken.
         """
-        write = asyncio.ensure_future(self._context.write(message))
-        try:
-            await asyncio.shield(write)
-        except asyncio.CancelledError:
-            with contextlib.suppress(Exception):  # the stream ends anyway
-                await asyncio.wait_for(write, _LAST_WRITE_S)
-            raise
+        self._over = True
+        with contextlib.suppress(TimeoutError):  # the agent may have stopped reading
+            await asyncio.wait_for(self._written.wait(), _LAST_WRITE_S)
 
     async def _receive(self, requests: AsyncIterator[bytes]) -> None:
         handlers: dict[str, Callable[[SyncRequest], None]] = {

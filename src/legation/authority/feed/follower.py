@@ -62,15 +62,19 @@ class Follower:
         """
         while True:
             self._wakeup.clear()
-            if not self._synchronised or self._scanned < self._hub.revision:
+            if not self._is_current():
                 if messages := await self._missing():
                     return messages
             elif not await self._woken(idle_s):
                 # What went by without waking us is none of its business, but it waits to hear so.
                 if messages := await self._missing():
                     return messages
-                if self._synchronised and self._scanned >= self._hub.revision:
+                if self._is_current():
                     return self._settled()
+
+    def _is_current(self) -> bool:
+        """Tell whether the agent holds, or has no business with, all that there is."""
+        return self._synchronised and self._scanned >= self._hub.revision
 
     async def _woken(self, idle_s: float) -> bool:
         """Wait; tell whether that was ended before `idle_s` were over.

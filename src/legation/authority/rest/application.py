@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -167,11 +167,12 @@ def _log_late_failure(task: "asyncio.Future[Any]") -> None:
         _log.warning("a request failed after its time: %s", error)
 
 
-async def _encoded(lines: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
+async def _encoded(lines: AsyncIterator[Sequence[BaseModel]]) -> AsyncIterator[bytes]:
     """Render lines as NDJSON; an error becomes the last line, since the status is long sent."""
     try:
-        async for line in lines:
-            yield line.model_dump_json(exclude_none=True).encode() + b"\n"
+        async for some in lines:
+            text = "".join(f"{line.model_dump_json(exclude_none=True)}\n" for line in some)
+            yield text.encode()
     except Exception as error:
         problem = problem_of(error) if isinstance(error, LegationError) else incident_problem(error)
         yield b'{"problem":' + problem.to_json() + b"}\n"

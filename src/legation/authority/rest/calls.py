@@ -1,7 +1,7 @@
 """What a route is, what its handler is given, and what it gives back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,9 +56,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """An answer that comes line by line (NDJSON)."""
+    """An answer that comes line by line (NDJSON), as many at a time as there are."""
 
-    lines: AsyncIterator[BaseModel]
+    lines: AsyncIterator[Sequence[BaseModel]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

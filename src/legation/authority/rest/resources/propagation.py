@@ -1,7 +1,7 @@
 """Agents, their enforcement points, and who has reached a revision."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated, Self
 
 from pydantic import Field
@@ -18,12 +18,15 @@ from legation.authority.rest.fields import Moment, Request, Shown
 from legation.authority.rest.paging import Page, PageQuery, page_of
 from legation.authority.rest.problems import Problem, problem_of
 from legation.errors import LegationError, Unavailable
+from legation.pki import SpiffeID
 from legation.policy import Freshness, Then
 
 # At least so often the caller's rights are looked at again while it waits.
 RECHECK_S = 1.0
-# After a revocation a thousand points change one by one, and each look is at all of them.
-GATHERED_S = 0.005
+# After a revocation a thousand points change one by one, and each look is at all of them: of the
+# time until they have all changed, so much may go into looking.
+_SHARE = 0.1
+_GATHERED_S = 0.05  # at the longest
 
 
 class Agent(Shown):
@@ -192,11 +195,12 @@ async def watch_propagation(call: Call, parameters: PropagationQuery) -> Stream:
     return Stream(lines=_watch(call, parameters))
 
 
-async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[PropagationLine]:
+async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[list[PropagationLine]]:
     started = call.clock.monotonic()
-    reached: set[str] = set()
+    reached: set[tuple[SpiffeID, str]] = set()
     while True:
-        rest = max(0.0, query.timeout_s - (call.clock.monotonic() - started))
+        looked = call.clock.monotonic()
+        rest = max(0.0, query.timeout_s - (looked - started))
         # The wait begins before the look, so that no change falls between the two.
         change = asyncio.create_task(
             call.services.propagation.wait_for_change(timeout_s=min(rest, RECHECK_S))
@@ -204,20 +208,19 @@ async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[Propagati
         await asyncio.sleep(0)
         try:
             points = call.services.propagation.points()
-            for point in points:
-                if point.revision >= query.revision and _key(point) not in reached:
-                    reached.add(_key(point))
-                    yield PropagationLine(point=Point.of(point))
+            if arrived := list(_arrived(points, query.revision, reached)):
+                yield arrived
             behind = [point for point in points if point.revision < query.revision]
             waiting = any(point.connected for point in behind)
             if not waiting or rest <= 0:
                 break
+            took = call.clock.monotonic() - looked
             await _first_of(change, call.stopping)
-            await asyncio.sleep(GATHERED_S)
+            await asyncio.sleep(min(took / _SHARE, _GATHERED_S))
         finally:
             change.cancel()
         if problem := _interruption(call):
-            yield PropagationLine(problem=problem)
+            yield [PropagationLine(problem=problem)]
             return
     summary = PropagationSummary(
         revision=query.revision,
@@ -227,7 +230,18 @@ async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[Propagati
         disconnected=[Point.of(point) for point in behind if not point.connected],
         elapsed_s=round(call.clock.monotonic() - started, 6),
     )
-    yield PropagationLine(summary=summary)
+    yield [PropagationLine(summary=summary)]
+
+
+def _arrived(
+    points: Sequence[PointRecord], revision: int, reached: set[tuple[SpiffeID, str]]
+) -> Iterator[PropagationLine]:
+    """Yield the points that have reached `revision` since the last look."""
+    for point in points:
+        place = point.agent, point.id
+        if point.revision >= revision and place not in reached:
+            reached.add(place)
+            yield PropagationLine(point=Point.of(point))
 
 
 def _interruption(call: Call) -> Problem | None:
