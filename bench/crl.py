@@ -23,6 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.figures import Figure, figure
+from bench.hierarchy import hierarchy
 from legation.authority.events import EventBus
 from legation.authority.http.server import HTTPServer
 from legation.authority.revoking.crl_lists import Place
@@ -45,8 +46,6 @@ from legation.pki import (
     certificates_to_pem,
     generate_key,
     issue,
-    issue_ca,
-    self_sign,
 )
 from legation.wire.feed import FeedSigner
 
@@ -176,7 +175,8 @@ class _Lists:
 @contextlib.asynccontextmanager
 async def stage(directory: Path, *, revoked: int, shards: int) -> AsyncIterator[Stage]:
     """Revoke `revoked` certificates of an issuer with `shards` lists."""
-    root, issuer = _hierarchy()
+    now = datetime.now(UTC)
+    root, issuer = hierarchy(Validity(now - timedelta(minutes=1), now + timedelta(days=30)))
     settings = AuthoritySettings(
         trust_domain=_TRUST_DOMAIN,
         data_dir=directory,
@@ -286,23 +286,6 @@ async def _measure(
         "read": ("ms, by a verifier", [1e3 * reading]),
         "revoke": ("ms, durable", [1e3 * each for each in revoking]),
     }
-
-
-def _hierarchy() -> tuple[x509.Certificate, Issuer]:
-    now = datetime.now(UTC)
-    validity = Validity(now - timedelta(minutes=1), now + timedelta(days=30))
-    root_key, key = generate_key(), generate_key()
-    root = self_sign(
-        root_key, subject=Subject(common_name="Root"), serial=1 << 100, validity=validity
-    ).certificate
-    issued = issue_ca(
-        Issuer(root, root_key),
-        subject=Subject(common_name="Issuer"),
-        public_key=key.public_key(),
-        serial=1 << 101,
-        validity=validity,
-    ).certificate
-    return root, Issuer(issued, key, (issued,))
 
 
 def _fill(database: Path, issuer: str, *, revoked: int, shards: int) -> list[int]:

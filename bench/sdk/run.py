@@ -34,11 +34,11 @@ from pathlib import Path
 from OpenSSL import SSL
 
 from bench.figures import Figure, figure
+from bench.hierarchy import hierarchy
 from bench.sdk.memory import in_memory, ratio
 from bench.sdk.process import REQUEST, RESPONSE, bare_pyopenssl, only_x25519
 from legation.pki import (
     WORKLOAD,
-    Issuer,
     SpiffeID,
     Subject,
     TrustBundle,
@@ -47,9 +47,7 @@ from legation.pki import (
     certificates_to_pem,
     generate_key,
     issue,
-    issue_ca,
     private_key_to_pem,
-    self_sign,
 )
 from legation.sdk.model import X509SVID
 
@@ -214,30 +212,19 @@ def _server(variant: str, loop: str, identity: Path, core: int) -> Iterator[Serv
 def _identities() -> tuple[TrustBundle, X509SVID, X509SVID]:
     """Make a root, an intermediate, and a server and a client below it."""
     begin = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
-    validity = Validity(begin, begin + timedelta(days=1))
-    root_key, issuer_key = generate_key(), generate_key()
-    root = self_sign(
-        root_key, subject=Subject(common_name="Root"), serial=1 << 100, validity=validity
-    ).certificate
-    issuer = issue_ca(
-        Issuer(root, root_key),
-        subject=Subject(common_name="Issuer"),
-        public_key=issuer_key.public_key(),
-        serial=1 << 101,
-        validity=validity,
-    ).certificate
+    root, issuer = hierarchy(Validity(begin, begin + timedelta(days=1)))
 
     def svid(path: str, serial: int) -> X509SVID:
         key, spiffe_id = generate_key(), SpiffeID(DOMAIN, path)
         leaf = issue(
-            Issuer(issuer, issuer_key),
+            issuer,
             WORKLOAD,
             subject=Subject(spiffe_id=spiffe_id),
             public_key=key.public_key(),
             serial=serial,
             validity=Validity(begin, begin + timedelta(hours=12)),
         ).certificate
-        return X509SVID(spiffe_id=spiffe_id, chain=(leaf, issuer), private_key=key)
+        return X509SVID(spiffe_id=spiffe_id, chain=(leaf, issuer.certificate), private_key=key)
 
     return TrustBundle(DOMAIN, (root,)), svid("/server", 1 << 102), svid("/client", 1 << 103)
 
