@@ -18,6 +18,7 @@ from legation.config.sinks import Sink
 from legation.errors import Unavailable
 from legation.pki.ocsp import next_update_of
 from legation.wire.feed import Ban
+from tests.support.openssl import serial_line
 from tests.support.rest_server import run
 from tests.support.sink_servers import HAPROXY, NGINX, HAProxy, Nginx
 from tests.support.sinks import RunningSinks, write_identity
@@ -104,14 +105,14 @@ async def test_a_server_staples_the_newest_response(kind, issued, client, short_
     server = kind(short_path)
     async with serving(server, issued) as running:
         said = await until(client, server, GOOD)
-        assert f"Serial Number: {first.serial:X}" in said
+        assert serial_line(first.serial) in said
         following = issued.respond(first, span=timedelta(hours=2))
         await until(client, server, GOOD, ends(following))
         new = issued.certify("/web")
         issued.respond(new)
         issued.put(new)
         assert (await running.next_event()).in_force in {first.serial, new.serial}
-        await until(client, server, GOOD, f"Serial Number: {new.serial:X}")
+        await until(client, server, GOOD, serial_line(new.serial))
         issued.respond(new, span=timedelta(hours=3))
         await until(client, server, GOOD, ends(issued.staples[new.serial]))
         del issued.staples[new.serial]

@@ -24,6 +24,7 @@ from legation.sdk.authorize import authorize_any
 from legation.sdk.peers import PeerRefused
 from legation.sdk.tls import pyopenssl
 from tests.support.authority import ADMIN, World, agent_id, running, settings_for
+from tests.support.openssl import serial_line
 from tests.support.rest_server import run
 
 MINE = f"unix:uid:{os.getuid()}"
@@ -107,7 +108,7 @@ async def test_a_process_staples_without_being_told_to(
                     await asyncio.sleep(0.05)
                 assert "OCSP Response Status: successful" in said
                 assert "Cert Status: good" in said
-                assert f"Serial Number: {before.serial:X}" in said
+                assert serial_line(before.serial) in said
                 streams = await pyopenssl.open_connection(
                     "127.0.0.1", port, source=web, authorize=authorize_any(), require_staple=True
                 )
