@@ -158,7 +158,7 @@ _step = st.one_of(
         st.lists(st.sampled_from([*AGENTS, ROBOT, ROBOTS]), unique=True).map(tuple),
     ),
     st.tuples(st.just("ban"), st.sampled_from(["x", "y"]), st.booleans()),
-    st.tuples(st.just("revoke"), st.integers(min_value=1, max_value=5), st.booleans()),
+    st.tuples(st.just("revoke"), st.integers(min_value=1, max_value=5), st.just(0)),
     st.tuples(st.just("compact"), st.integers(min_value=0, max_value=40), st.just(0)),
     st.tuples(st.just("read"), st.sampled_from([0, 1, 2, 3]), st.just(0)),
     st.tuples(st.just("restart"), st.just(0), st.just(0)),
@@ -184,8 +184,8 @@ async def test_wherever_a_reader_comes_in_it_ends_with_the_same_state(
             elif kind == "ban":
                 await world.ban(first, lift=second)
             elif kind == "revoke":
-                hours = timedelta(hours=1 if second else -1)
-                await world.revoke(first, until=NOW + hours)
+                # A certificate has one end, however often it is put on hold and revoked.
+                await world.revoke(first, until=NOW + timedelta(hours=1 if first % 2 else -1))
             elif kind == "compact":
                 world.hub.horizon = max(world.hub.horizon, min(first, world.hub.revision))
                 await world.store.compact(upto=world.hub.horizon, at=NOW, limit=1000)

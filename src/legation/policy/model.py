@@ -44,7 +44,7 @@ from enum import StrEnum
 from typing import Any
 
 from legation.policy.patterns import PathPattern, SpiffeIDPattern
-from legation.policy.reading import Fields, InvalidPolicy, PolicyTooLarge, name_at, shown, text_at
+from legation.policy.reading import Fields, InvalidPolicy, PolicyTooLarge, envelope, shown, text_at
 
 API_VERSION = "legation/v1"
 KIND = "AuthorizationPolicy"
@@ -196,18 +196,18 @@ class AuthorizationPolicy:
                 name it.
             PolicyTooLarge: more than what is accepted of something.
         """
-        fields = Fields(document, "", ("apiVersion", "kind", "metadata", "spec"))
-        fields.word("apiVersion", (API_VERSION,))
-        fields.word("kind", (KIND,))
-        metadata = Fields(fields.required("metadata"), "metadata", ("name",))
-        spec = Fields(
-            fields.required("spec"), "spec", ("target", "action", "mode", "rules"), _SPEC_HINTS
+        name, spec = envelope(
+            document,
+            version=API_VERSION,
+            kind=KIND,
+            spec=("target", "action", "mode", "rules"),
+            hints=_SPEC_HINTS,
         )
         target = Fields(spec.required("target"), "spec.target", ("spiffeIDs",), _SOURCE_HINTS)
         target.required("spiffeIDs")
         spec.required("rules")
         policy = cls(
-            name=name_at(metadata.required("name"), "metadata.name"),
+            name=name,
             target=target.items("spiffeIDs", SpiffeIDPattern.parse),
             action=Action(spec.word("action", Action)),
             mode=Mode(spec.word("mode", Mode)) if "mode" in spec else Mode.ENFORCE,

@@ -136,6 +136,27 @@ class Fields:
         return tuple(read(value, f"{path}[{index}]") for index, value in enumerate(values))
 
 
+def envelope(
+    document: object,
+    *,
+    version: str,
+    kind: str,
+    spec: tuple[str, ...],
+    hints: Mapping[str, str],
+) -> tuple[str, Fields]:
+    """Open a document of one kind; return its name and the fields of its ``spec``.
+
+    Raises:
+        InvalidPolicy: it is of another kind or version, or something around the spec is wrong.
+    """
+    fields = Fields(document, "", ("apiVersion", "kind", "metadata", "spec"))
+    fields.word("apiVersion", (version,))
+    fields.word("kind", (kind,))
+    metadata = Fields(fields.required("metadata"), "metadata", ("name",))
+    opened = Fields(fields.required("spec"), "spec", spec, hints)
+    return name_at(metadata.required("name"), "metadata.name"), opened
+
+
 def text_at(value: object, path: str) -> str:
     """Return `value` if it is text of an acceptable length.
 

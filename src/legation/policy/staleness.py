@@ -35,7 +35,7 @@ from typing import Any
 
 from legation.policy.model import API_VERSION
 from legation.policy.patterns import SCHEME, Form, SpiffeIDPattern
-from legation.policy.reading import Fields, InvalidPolicy, name_at, shown, text_at
+from legation.policy.reading import InvalidPolicy, envelope, shown, text_at
 
 STALENESS_KIND = "StalenessPolicy"
 # The authority is heard every three seconds. A bound of less than three of these would take
@@ -126,15 +126,16 @@ class StalenessPolicy:
                 name it.
             PolicyTooLarge: more than what is accepted of something.
         """
-        fields = Fields(document, "", ("apiVersion", "kind", "metadata", "spec"))
-        fields.word("apiVersion", (API_VERSION,))
-        fields.word("kind", (STALENESS_KIND,))
-        metadata = Fields(fields.required("metadata"), "metadata", ("name",))
-        known = ("to", "bound", "then", "warnAt")
-        spec = Fields(fields.required("spec"), "spec", known, _SPEC_HINTS)
+        name, spec = envelope(
+            document,
+            version=API_VERSION,
+            kind=STALENESS_KIND,
+            spec=("to", "bound", "then", "warnAt"),
+            hints=_SPEC_HINTS,
+        )
         spec.required("to")
         return cls(
-            name=name_at(metadata.required("name"), "metadata.name"),
+            name=name,
             to=spec.items("to", SpiffeIDPattern.parse),
             bound_s=_seconds(spec.required("bound"), "spec.bound"),
             then=Then(spec.word("then", Then)),

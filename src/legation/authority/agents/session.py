@@ -162,10 +162,12 @@ class SyncSession:
                 if task.done():
                     task.result()
         finally:
-            await self._last_write()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            try:
+                await self._last_write()
+            finally:  # whoever cancels us once more must not leave the two behind
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, follower: Follower) -> None:
         next_heartbeat = 0.0
