@@ -12,6 +12,7 @@ BENCHES = {
     "cold_start": "bench.cold_start",
     "crl": "bench.crl",
     "issuance": "bench.issuance",
+    "joining": "bench.joining",
     "misuse": "bench.misuse",
     "ocsp": "bench.ocsp",
     "propagation": "bench.propagation.run",

@@ -13,7 +13,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from docs.links import broken_links
-from docs.pages import causes_page, cli_page, configuration_page, exit_codes_page, rest_api_page
+from docs.pages import (
+    causes_page,
+    cli_page,
+    configuration_page,
+    exit_codes_page,
+    metrics_page,
+    rest_api_page,
+)
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -23,6 +30,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "rest-api.md": rest_api_page,
     "causes.md": causes_page,
     "exit-codes.md": exit_codes_page,
+    "metrics.md": metrics_page,
 }
 
 

@@ -27,7 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in {"system", "docs"}:
+        whole = item.path.relative_to(here).parts[0] in {"system", "docs"}
+        if whole and item.get_closest_marker("together") is None:
             item.add_marker(pytest.mark.alone)
 
 
@@ -46,7 +47,7 @@ def short_path() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def child_environment() -> dict[str, str]:
     """The environment for child processes, without anything that would configure Legation."""
     return {name: value for name, value in os.environ.items() if not name.startswith("LEGATION_")}

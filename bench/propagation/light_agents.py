@@ -43,7 +43,6 @@ class LightAgent:
         self._membership = membership
         self.client = AuthorityClient(
             api=Address(membership.authority, membership.api_port),
-            streams=Address(membership.authority, membership.agents_port),
             credentials=Credentials(
                 identity=identity, authorities=membership.bundle.x509_authorities
             ),

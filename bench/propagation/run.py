@@ -108,7 +108,7 @@ async def _propagation(directory: Path, plan: Plan) -> Times:
         await deployment.cli("policy", "apply", "-f", "-", input_text=POLICY)
         token = _token(api, "callers")
         agent = await LightAgent.join(_address(deployment), api.bundle_pem, token)
-        stack.push_async_callback(agent.client.close)
+        stack.callback(agent.client.close)
         callers = await make_callers(api, agent, plan.revocations + 1, directory)
         probed = await envoy_points(deployment, api, plan.envoys)
         probed += await stack.enter_async_context(sdk_points(deployment, api, plan.sdk))

@@ -6,7 +6,10 @@ so that a test, a drill or an investigation can run at any moment it likes.
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+# Python's own stands still while the machine sleeps.
+_SINCE_BOOT: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Clock(Protocol):
@@ -17,7 +20,10 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Return seconds on a scale that never jumps back; only differences mean anything."""
+        """Return seconds on a scale that never jumps back; only differences mean anything.
+
+        The time that the machine sleeps counts: what was to end meanwhile has ended.
+        """
         ...
 
 
@@ -29,8 +35,10 @@ class SystemClock:
         return datetime.now(UTC)  # noqa: TID251 - the one place that reads the clock
 
     def monotonic(self) -> float:
-        """Return seconds of the monotonic clock."""
-        return time.monotonic()
+        """Return seconds since the machine was started; elsewhere than on Linux, as it tells."""
+        if _SINCE_BOOT is None:
+            return time.monotonic()
+        return time.clock_gettime(_SINCE_BOOT)
 
 
 class FixedClock:

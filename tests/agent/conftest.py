@@ -1,21 +1,18 @@
 """An agent under test, and the authority it belongs to."""
 
-import contextlib
+import functools
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from legation.agent.identity import IdentityStore
-from legation.agent.wiring import Agent, AgentSettings
-from legation.wire.feed import Kind, WorkloadEntry
-from tests.support.scripted_authority import AGENT_ID, TRUST_DOMAIN, ScriptedAuthority
+from legation.agent.wiring import AgentSettings
+from tests.support.agents import enrol, entry_at, running_agent, running_authority
 
 
 @pytest.fixture
 async def authority():
-    async with ScriptedAuthority() as authority:
-        authority.publish(Kind.BUNDLE, TRUST_DOMAIN.name, authority.bundle.to_document())
+    async with running_authority() as authority:
         yield authority
 
 
@@ -35,30 +32,25 @@ def settings(tmp_path, run_directory):
 @pytest.fixture
 def enrolled(authority, settings):
     """Put what an enrolment leaves into the data directory."""
-    identity = authority.identity()
-    IdentityStore(settings.data_dir).save_enrolment(identity, authority.membership())
-    return identity
+    return enrol(authority, settings)
 
 
 @pytest.fixture
 def start_agent(settings, enrolled):
-    @contextlib.asynccontextmanager
-    async def start(**options):
-        async with await Agent.open(settings, **options) as agent:
-            yield agent
+    return functools.partial(running_agent, settings)
 
-    return start
+
+@pytest.fixture
+async def agent(authority, start_agent):
+    """A running agent that has what the authority has published."""
+    async with start_agent() as agent:
+        await authority.until_acknowledged()
+        yield agent
 
 
 @pytest.fixture
 def make_entry():
     def make(path="/api", *, selectors=("unix:uid:0",), **fields):
-        return WorkloadEntry(
-            id=fields.pop("id", "e1"),
-            spiffe_id=f"spiffe://{TRUST_DOMAIN}{path}",
-            selectors=selectors,
-            agents=(str(AGENT_ID),),
-            **fields,
-        )
+        return entry_at(path, **{"id": "e1", "selectors": selectors, **fields})
 
     return make

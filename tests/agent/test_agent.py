@@ -77,10 +77,9 @@ async def test_an_agent_enrols_under_a_trust_bundle(real):
     request = await real.invitation(fingerprint=None, authorities=(real.root,))
     identity, membership = await enrol(request, clock=SystemClock())
     assert identity.spiffe_id == AGENT_ID
-    assert (membership.authority, membership.api_port, membership.agents_port) == (
+    assert (membership.authority, membership.api_port) == (
         "127.0.0.1",
         real.api.port,
-        real.authority.agents_port,
     )
     assert membership.bundle.x509_authorities == (real.root,)
 

@@ -6,6 +6,7 @@ import contextlib
 import pytest
 
 from legation.agent.enrolment import enrol
+from legation.agent.upstream import client as agent_client
 from legation.agent.upstream import https_client
 from legation.agent.upstream.client import AuthorityClient, Credentials
 from legation.agent.upstream.problems import error_of
@@ -13,6 +14,7 @@ from legation.causes import Cause, Failure
 from legation.config.values import Address
 from legation.errors import (
     InvalidInput,
+    LegationError,
     LimitExceeded,
     NotAuthenticated,
     NotPermitted,
@@ -43,7 +45,6 @@ def client_of(scripted, port, *, verify=lambda chain: None):
     identity = scripted.identity()
     return AuthorityClient(
         api=Address("127.0.0.1", port),
-        streams=Address("127.0.0.1", port),
         credentials=Credentials(identity=identity, authorities=scripted.bundle.x509_authorities),
         verify=verify,
     )
@@ -77,13 +78,11 @@ def serve(scripted):
     @contextlib.asynccontextmanager
     async def serve(*answers, **options):
         peer = Peer(*answers)
-        server = await asyncio.start_server(
-            peer.serve, "127.0.0.1", 0, ssl=scripted._context("http/1.1")
-        )
+        server = await asyncio.start_server(peer.serve, "127.0.0.1", 0, ssl=scripted.tls())
         client = client_of(scripted, server.sockets[0].getsockname()[1], **options)
         async with server:
             yield client, peer
-            await client.close()
+            client.close()
 
     return serve
 
@@ -173,7 +172,7 @@ async def test_an_authority_of_another_root_is_refused(serve):
     ("answer", "error", "words"),
     [
         (b"ho ho ho\r\n\r\n", Unavailable, "is not HTTP"),
-        (b"HTTP/1.1 200 \r\ncontent-length: 9\r\n\r\nshort", Unavailable, "is not HTTP"),
+        (b"HTTP/1.1 200 \r\ncontent-length: 9\r\n\r\nshort", Unavailable, "closed the connection"),
         (b"HTTP/1.1 200 \r\ncontent-length: 3\r\n\r\n\xff\xff\xff", InvalidInput, "IssueResponse"),
         (b"HTTP/1.1 200 \r\ncontent-length: 99\r\n\r\n" + bytes(99), LimitExceeded, "longer"),
         (b"HTTP/1.1 200 \r\n" + b"x: y\r\n" * 50_000, Unavailable, "is not HTTP"),
@@ -204,13 +203,73 @@ async def test_a_cancelled_request_leaves_no_half_answer_behind(serve):
 
 
 async def test_an_absent_authority_is_reported(scripted, unused_tcp_port):
-    """As unavailable, over either protocol."""
+    """As unavailable, request or stream."""
     client = client_of(scripted, unused_tcp_port)
     with pytest.raises(Unavailable, match="cannot be reached"):
         await client.issue([])
     with pytest.raises(Unavailable, match="cannot be reached"):
         async with client.sync() as stream:
             await stream.send(HELLO)
+
+
+STREAM = b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n"
+LATER = b"\x00\x00\x00\x05\x1a\x03\x0a\x01x"  # a problem with the code "x"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (b"", Unavailable, "closed the connection"),
+        (b"ho ho ho\r\n\r\n", Unavailable, "is not HTTP"),
+        (b"HTTP/1.1 502 \r\ncontent-length: 4\r\n\r\noops", Unavailable, "HTTP status 502"),
+        (STREAM, Unavailable, "closed the connection"),
+        (STREAM + b"0\r\n\r\n", Unavailable, "ended the stream"),
+        (STREAM + b"5\r\n\0\0", Unavailable, "closed the connection"),
+        (STREAM + b"6\r\n\0\0\0\2\xff\xff\r\n", InvalidInput, "no message of a stream"),
+        (STREAM + b"4\r\n\xff\xff\xff\xff\r\n", LimitExceeded, "4294967295 bytes"),
+        (STREAM + b"9\r\n%b\r\n" % LATER, LegationError, "^$"),
+        (b"HTTP/1.1 103 \r\n\r\n" + STREAM + b"0\r\n\r\n", Unavailable, "ended the stream"),
+    ],
+    ids=[
+        "nothing", "no HTTP", "refused", "cut off", "ended at once", "half a chunk", "no protobuf",
+        "too long", "a problem of the future", "after a hint",
+    ],
+)  # fmt: skip
+async def test_a_bad_stream_is_an_error(scripted, answer, error, words):
+    """Whatever the server does instead of serving one, in words, and the connection closes."""
+
+    async def misbehave(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(misbehave, "127.0.0.1", 0, ssl=scripted.tls())
+    async with server:
+        client = client_of(scripted, server.sockets[0].getsockname()[1])
+        with pytest.raises(error, match=words):
+            await received(client)
+
+
+async def received(client):
+    """Read a stream to its end."""
+    async with client.sync() as stream:
+        while True:
+            await stream.receive()
+
+
+async def test_a_stream_that_is_never_granted_times_out(scripted, monkeypatch):
+    """A server that accepts and says nothing does not hold the agent up for ever."""
+    monkeypatch.setattr(agent_client, "CALL_TIMEOUT_S", 0.1)
+
+    async def say_nothing(reader, writer):
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0, ssl=scripted.tls())
+    async with server:
+        client = client_of(scripted, server.sockets[0].getsockname()[1])
+        with pytest.raises(TimedOut, match="did not answer in time"):
+            await received(client)
 
 
 @pytest.fixture
@@ -225,12 +284,11 @@ async def enrolled(real, scripted):
     identity, membership = await enrol(await real.invitation(), clock=real.clock)
     client = AuthorityClient(
         api=Address("127.0.0.1", membership.api_port),
-        streams=Address("127.0.0.1", membership.agents_port),
         credentials=Credentials(identity=identity, authorities=membership.bundle.x509_authorities),
         verify=lambda chain: None,
     )
     yield client, identity
-    await client.close()
+    client.close()
 
 
 async def listen(client, then=None):

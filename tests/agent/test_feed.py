@@ -1,6 +1,6 @@
 """The feed receiver: verified parts in, folded state out."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -9,11 +9,13 @@ from legation.agent.upstream.feed import FeedReceiver
 from legation.errors import InvalidInput, NotAuthenticated
 from legation.pki import SpiffeID
 from legation.wire.canonical import canonical_json
-from legation.wire.feed import FeedEvent, FeedSigner, Kind
+from legation.wire.feed import FeedEvent, FeedSigner, Kind, PageRow, RevocationPage
+from legation.wire.feed.revocation_page import to_ms
 from legation.wire.protobuf import agent_pb2 as pb
 
 AGENT = SpiffeID.parse("spiffe://example.org/legation/agent/one")
 BAD = "spiffe://example.org/bad"
+NEW_YEAR, DAY = datetime(2031, 1, 1, tzinfo=UTC), timedelta(days=1)
 
 
 @pytest.fixture
@@ -26,11 +28,16 @@ def receiver(signer):
     return FeedReceiver(AGENT, lambda: [signer.public_key])
 
 
-def ban(signer, revision, name=BAD, *, audience=None, value=...):
+def ban(signer, revision, name=BAD, *, audience=None, value=..., at=NEW_YEAR):
     if value is ...:
         value = {"spiffe_id": name, "reason": "test", "since": "2026-01-01T00:00:00.000Z"}
     event = FeedEvent(
-        revision=revision, time_ms=0, kind=Kind.BAN, key=name, value=value, audience=audience
+        revision=revision,
+        time_ms=round(at.timestamp() * 1000),
+        kind=Kind.BAN,
+        key=name,
+        value=value,
+        audience=audience,
     )
     signed = signer.sign(event)
     return pb.Event(body=signed.body, signature=signed.signature)
@@ -175,13 +182,24 @@ def test_no_snapshot_takes_a_revocation_back(receiver, signer, feed_id, revision
 def test_a_kept_revocation_ends_with_the_certificate(receiver, signer):
     """It is forgotten after the expiry that stands in it, and not kept any longer."""
     receiver.accept(part(revocation(signer, 5), snapshot=True, revision=5))
-    receiver.accept(part(snapshot=True, revision=3, feed_id="g"))
+    receiver.accept(part(ban(signer, 3, at=NEW_YEAR + DAY), snapshot=True, revision=3, feed_id="g"))
     assert receiver.forget_expired(datetime(2030, 12, 31, tzinfo=UTC)) == 0
     assert receiver.kept() is not None
     assert receiver.forget_expired(datetime(2031, 1, 2, tzinfo=UTC)) == 1
     assert (receiver.state.revocations, receiver.kept()) == ({}, None)
     receiver.accept(part(snapshot=True, revision=4, feed_id="h"))
     assert receiver.state.revocations == {}
+
+
+def test_a_clock_that_runs_ahead_ends_no_revocation(receiver, signer):
+    """Set right again, it would have let in whoever was revoked: the authority's clock counts."""
+    receiver.accept(part(revocation(signer, 5), snapshot=True, revision=5))
+    receiver.accept(part(ban(signer, 6, at=NEW_YEAR - DAY), revision=6))
+    assert receiver.forget_expired(NEW_YEAR + DAY) == 0
+    assert set(receiver.state.revocations) == {42}
+    receiver.accept(part(ban(signer, 7, at=NEW_YEAR + DAY), revision=7))
+    assert receiver.forget_expired(NEW_YEAR - DAY) == 0
+    assert receiver.forget_expired(NEW_YEAR + DAY) == 1
 
 
 @pytest.mark.parametrize(("feed_id", "revision", "kept"), [("f", 9, 0), ("g", 9, 0), ("f", 3, 1)])
@@ -260,3 +278,127 @@ def test_only_refusals_of_the_authority_are_taken_up(receiver, signer):
     with pytest.raises(InvalidInput, match="refuses nobody"):
         receiver.keep(part(ban(signer, 5, value=None)))
     assert receiver.state.bans == {}
+
+
+# --- pages ------------------------------------------------------------------------------------
+
+
+def row(serial, *, reason="superseded", expires_at=NEW_YEAR):
+    return PageRow(
+        serial, BAD, "00", reason, to_ms(NEW_YEAR - DAY), round(expires_at.timestamp() * 1000)
+    )
+
+
+def page(signer, *rows):
+    document = RevocationPage.make(rows).document
+    return pb.RevocationPage(document=document, signature=signer.sign_document(document))
+
+
+def paged(*pages, events=(), **fields):
+    message = part(*events, **fields)
+    message.pages.extend(pages)
+    return message
+
+
+def refused(receiver):
+    return sorted(receiver.state.revocations)
+
+
+def test_a_snapshot_brings_pages(receiver, signer):
+    """What they hold is refused as what events say is, and the events of a snapshot go before."""
+    newer = revocation(signer, 5, "2a", reason="keyCompromise")
+    pages = page(signer, row(42), row(43)), page(signer, row(44))
+    receiver.accept(paged(*pages, events=[newer], snapshot=True, revision=5))
+    assert refused(receiver) == [42, 43, 44]
+    assert receiver.state.revocations[42].reason == "keyCompromise"
+    assert receiver.state.revocations[43].reason == "superseded"
+    assert receiver.kept() is None
+
+
+def test_a_page_that_another_has_signed_is_refused(receiver, signer):
+    """And with it the whole part, whatever else is in it."""
+    stranger = FeedSigner(Ed25519PrivateKey.generate())
+    receiver.accept(paged(page(signer, row(42)), snapshot=True))
+    with pytest.raises(NotAuthenticated, match="page of revocations"):
+        receiver.accept(paged(page(stranger, row(43)), events=[ban(signer, 1)], revision=1))
+    assert (refused(receiver), receiver.state.bans) == ([42], {})
+    with pytest.raises(NotAuthenticated, match="page of revocations"):
+        receiver.accept(paged(page(stranger, row(43)), snapshot=True))
+
+
+def test_a_genuine_page_beyond_this_version_is_noted(receiver, signer):
+    """It cannot be read, and nothing else is kept out for it."""
+    document = b"legation-revocation-page-9\n"
+    unknown = pb.RevocationPage(document=document, signature=signer.sign_document(document))
+    receiver.accept(paged(unknown, events=[ban(signer, 7)], snapshot=True, revision=7))
+    assert (set(receiver.state.bans), len(receiver.not_understood)) == ({BAD}, 1)
+
+
+def test_a_page_takes_the_place_of_events(receiver, signer):
+    """An agent that was told one by one holds them as compactly as one that joins."""
+    receiver.accept(part(snapshot=True))
+    events = [revocation(signer, number, format(40 + number, "x")) for number in (1, 2, 3)]
+    receiver.accept(part(*events, revision=3))
+    same = revocation_row(receiver, 41), revocation_row(receiver, 42)
+    assert receiver.accept(paged(page(signer, *same), revision=3)) == {Kind.REVOCATION}
+    assert (refused(receiver), set(receiver.state.revocations.single)) == ([41, 42, 43], {43})
+    assert {key for _, key in receiver._refused} == {"2b"}
+
+
+def revocation_row(receiver, serial):
+    return PageRow.of(receiver.state.revocations[serial])
+
+
+@pytest.mark.parametrize(("feed_id", "revision"), [("f", 3), ("f", 9), ("g", 3)])
+def test_no_snapshot_takes_a_page_back(receiver, signer, feed_id, revision):
+    """What a snapshot lacks of it stays, across more snapshots and a restart, and ends in time."""
+    first = page(signer, row(42), row(43), row(44, expires_at=NEW_YEAR + DAY))
+    receiver.accept(paged(first, snapshot=True, revision=5))
+    again = page(signer, row(43))
+    second = FeedReceiver(AGENT, lambda: [signer.public_key])
+    for number in range(2):
+        fields = {"snapshot": True, "revision": revision + number, "feed_id": feed_id}
+        for each in (receiver, second)[: number + 1]:
+            each.accept(paged(again, **fields))
+            assert refused(each) == [42, 43, 44]
+            assert list(each.kept().pages) == [first]
+        if number == 0:
+            second.keep(receiver.kept())
+    later = ban(signer, revision + 5, at=NEW_YEAR + 2 * DAY)
+    for each in (receiver, second):
+        each.accept(part(later, revision=revision + 5, feed_id=feed_id))
+        assert each.forget_expired(NEW_YEAR + DAY) == 2
+        assert refused(each) == [44]
+        assert each.kept() is not None
+        assert each.forget_expired(NEW_YEAR + 2 * DAY) == 1
+        assert (refused(each), each.kept()) == ([], None)
+
+
+def test_a_page_that_comes_again_is_not_kept(receiver, signer):
+    """Nor one whose revocations are in another page, or in events, by now."""
+    receiver.accept(paged(page(signer, row(42), row(43)), snapshot=True))
+    receiver.accept(paged(page(signer, row(42), row(43)), snapshot=True))
+    assert receiver.kept() is None
+    events = [revocation(signer, 1)]
+    receiver.accept(paged(page(signer, row(43)), events=events, snapshot=True, revision=1))
+    assert receiver.kept() is None
+    assert refused(receiver) == [42, 43]
+
+
+def test_a_page_ends_a_hold_that_was_kept(receiver, signer):
+    """The feed went back and has revoked it for good since: that is its word."""
+    hold = revocation(signer, 5, reason="certificateHold")
+    receiver.accept(part(hold, snapshot=True, revision=5))
+    receiver.accept(part(snapshot=True, revision=3))
+    assert receiver.kept() is not None
+    receiver.accept(paged(page(signer, row(42)), revision=4))
+    assert receiver.kept() is None
+    assert receiver.state.revocations[42].reason == "superseded"
+
+
+def test_a_page_tells_the_authoritys_time(receiver, signer):
+    """As its newest revocation does: without an event later than that nothing is forgotten."""
+    receiver.accept(paged(page(signer, row(42, expires_at=NEW_YEAR - 2 * DAY)), snapshot=True))
+    assert receiver.forget_expired(NEW_YEAR + DAY) == 1
+    receiver.accept(paged(page(signer, row(43)), snapshot=True))
+    assert receiver.forget_expired(NEW_YEAR + DAY) == 0

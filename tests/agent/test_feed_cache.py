@@ -1,14 +1,18 @@
 """The feed's file on the agent's disk."""
 
+from datetime import UTC, datetime
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legation.agent.upstream import feed_cache
+from legation.agent.upstream.feed import FeedReceiver
 from legation.agent.upstream.feed_cache import FeedCache
 from legation.errors import InternalError, Unavailable
-from legation.wire.feed import FeedEvent, FeedSigner, Kind
+from legation.pki import SpiffeID
+from legation.wire.feed import FeedEvent, FeedSigner, Kind, PageRow, Revocation, RevocationPage
 from legation.wire.protobuf import agent_pb2 as pb
 
 SIGNER = FeedSigner(Ed25519PrivateKey.generate())
@@ -222,6 +226,77 @@ async def test_compaction_of_what_is_kept_alone_repeats_nothing(path):
     first, *rest = reload(path)
     assert first == kept
     assert [len(each.events) for each in rest] in ([0, 1], [1])
+
+
+def revocation(revision, serial, *, reason="superseded"):
+    """Return an event and the row of a page that says the same."""
+    value = Revocation(
+        serial=serial,
+        spiffe_id="spiffe://example.org/x",
+        issuer="aa",
+        reason=reason,
+        revoked_at=datetime(2031, 1, 1, tzinfo=UTC),
+        expires_at=datetime(2031, 1, 1, serial, tzinfo=UTC),
+    )
+    signed = SIGNER.sign(
+        FeedEvent(
+            revision=revision,
+            time_ms=0,
+            kind=Kind.REVOCATION,
+            key=format(serial, "x"),
+            value=value.to_value(),
+        )
+    )
+    return pb.Event(body=signed.body, signature=signed.signature), PageRow.of(value)
+
+
+def page(*rows):
+    document = RevocationPage.make(rows).document
+    return pb.RevocationPage(document=document, signature=SIGNER.sign_document(document))
+
+
+async def test_compaction_keeps_pages_instead_of_events(path):
+    """What a page says again is dropped, what says otherwise stays, and so does the page."""
+    agent = SpiffeID.parse("spiffe://example.org/legation/agent/one")
+    before, after = (FeedReceiver(agent, lambda: [SIGNER.public_key]) for _ in range(2))
+    pairs = [revocation(number, number) for number in (1, 2, 3)]
+    later, _ = revocation(9, 2, reason="keyCompromise")
+    whole, over = page(*(row for _, row in pairs)), page(revocation(1, 20)[1])
+    parts = [
+        part(revision=0, snapshot=True, pages=[over]),
+        part(*(event for event, _ in pairs), revision=3),
+        part(revision=3, pages=[whole]),
+        part(later, revision=9),
+    ]
+    cache = FeedCache(path)
+    list(cache.load())
+    for each in parts:
+        before.accept(each)
+        cache.append(each)
+    del before.state.revocations[20]  # its time has come
+    await cache.compact(current=lambda e: int(e.key, 16) in before.state.revocations)
+    cache.close()
+    (compacted,) = reload(path)
+    assert list(compacted.pages) == [whole]
+    assert list(compacted.events) == [later]
+    after.accept(compacted)
+    assert after.state.revocations == before.state.revocations
+    assert after.state.revision == 9
+
+
+async def test_a_page_that_is_kept_goes_through_compaction(path):
+    """Beside the snapshot that lacks something of it, until nothing of it counts any more."""
+    cache = FeedCache(path)
+    list(cache.load())
+    kept = page(*(revocation(number, number)[1] for number in (1, 2)))
+    snapshot = part(revision=3, snapshot=True, pages=[page(revocation(1, 1)[1])])
+    cache.replace([pb.Events(feed_id="f", pages=[kept]), snapshot])
+    await cache.compact(current=lambda _: True)
+    assert reload(path) == [pb.Events(feed_id="f", pages=[kept]), snapshot]
+    await cache.compact(current=lambda e: e.key == "5")
+    cache.close()
+    (left,) = reload(path)
+    assert (list(left.pages), left.revision) == ([], 3)
 
 
 def test_appending_before_loading_is_a_defect(path):

@@ -91,9 +91,7 @@ def test_a_damaged_identity_file_is_an_error_not_a_traceback(store, stub, damage
         store.load()
 
 
-NO_KEYS = (
-    b'{"trust_domain":"x","bundle":{},"feed_keys":[],"authority":"a","api_port":1,"agents_port":1}'
-)
+NO_KEYS = b'{"trust_domain":"x","bundle":{},"feed_keys":[],"authority":"a","api_port":1}'
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", NO_KEYS])

@@ -233,13 +233,6 @@ class SpiffeClient:
             return (await self._process.stdout.readline()).decode().strip()
 
 
-@pytest.fixture
-async def agent(authority, start_agent):
-    async with start_agent() as agent:
-        await authority.until_acknowledged()
-        yield agent
-
-
 async def served(agent):
     async with asyncio.timeout(10):
         async for _ in agent.identities.watch():

@@ -7,12 +7,19 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.agent.identities import rotation
+from legation.agent.identities.batches import BATCH
 from legation.agent.identities.certifying import unprepared
 from legation.agent.identities.rotation import Rotator
 from legation.agent.model import AttestedCaller
 from legation.clock import FixedClock
 from legation.errors import NotPermitted, Unavailable
-from legation.pki import WORKLOAD, CertificateRequest, SpiffeID, TrustBundle
+from legation.pki import (
+    WORKLOAD,
+    CertificateRequest,
+    SpiffeID,
+    TrustBundle,
+    certificate_from_der,
+)
 from legation.wire.feed import Ban, FeedState, Kind, Revocation
 from tests.support.scripted_authority import AGENT_ID, TRUST_DOMAIN, ScriptedAuthority
 
@@ -113,8 +120,8 @@ class Bench:
         """Let everything that is under way come to rest."""
         for _ in range(20):
             await asyncio.sleep(0)
-        while self.rotator._batches:
-            await asyncio.wait(set(self.rotator._batches))
+        while self.rotator._batches.tasks:
+            await asyncio.wait(set(self.rotator._batches.tasks))
         for _ in range(20):
             await asyncio.sleep(0)
 
@@ -153,9 +160,9 @@ async def test_an_entry_of_another_agent_is_not_ours(bench, make_entry):
 
 async def test_many_entries_are_certified_in_batches(bench, make_entry):
     """Entries that are due together go to the authority together, a bounded number at once."""
-    bench.put(*(make_entry(f"/w{n}", id=f"e{n}") for n in range(rotation.BATCH + 6)))
-    await bench.until(lambda: len(bench.serials()) == rotation.BATCH + 6)
-    assert sorted(map(len, bench.certifier.batches)) == [6, rotation.BATCH]
+    bench.put(*(make_entry(f"/w{n}", id=f"e{n}") for n in range(BATCH + 6)))
+    await bench.until(lambda: len(bench.serials()) == BATCH + 6)
+    assert sorted(map(len, bench.certifier.batches)) == [6, BATCH]
 
 
 async def test_renewal_replaces_in_time_with_a_new_key(bench, make_entry):
@@ -275,6 +282,29 @@ async def test_a_revoked_serial_is_dropped_at_once_and_certified_anew(bench, mak
     (second,) = bench.rotator.identities_for(ME)
     assert second.serial != first.serial
     assert second.private_key != first.private_key
+
+
+async def test_what_a_revoked_issuer_has_signed_is_dropped_and_certified_anew(bench, make_entry):
+    """Peers refuse it from that moment on; the revocation of another issuer changes nothing."""
+    first = await bench.issued(make_entry())
+    signed_by = certificate_from_der(first.chain[0]).issuer.rfc4514_string()
+    gone = Revocation(
+        serial=1,
+        spiffe_id="spiffe://example.org",
+        issuer="00",
+        reason="cACompromise",
+        revoked_at=NOW,
+        expires_at=NOW + timedelta(hours=1),
+    )
+    bench.state.revoked_issuers["CN=another"] = gone
+    bench.rotator.feed_changed({Kind.REVOCATION})
+    assert bench.serials() == [first.serial]
+    bench.state.revoked_issuers[signed_by] = gone
+    bench.rotator.feed_changed({Kind.REVOCATION})
+    assert bench.serials() == []
+    del bench.state.revoked_issuers[signed_by]  # as if another one signed
+    await bench.until(bench.serials)
+    assert bench.serials() != [first.serial]
 
 
 async def test_a_banned_identity_is_dropped_and_not_asked_for(bench, make_entry):
@@ -524,7 +554,7 @@ async def test_a_certificate_without_its_staple_never_serves(bench, make_entry, 
 
 async def test_an_agent_that_staples_nothing_serves_no_such_certificate(bench, make_entry):
     """A rotator that was told of no way to a staple says so."""
-    bench.rotator._prepare_staple = unprepared
+    bench.rotator._batches._prepare_staple = unprepared
     bench.put(make_entry(must_staple=True))
     await bench.until(lambda: bench.rotator.status()[0].failures == 1)
     assert "must be stapled, and nobody does it" in bench.rotator.status()[0].problem

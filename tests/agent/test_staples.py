@@ -24,7 +24,14 @@ from legation.pki.ocsp import (
     build_error,
     build_response,
 )
-from legation.wire.feed import FeedEvent, FeedState, Kind, Revocation, WorkloadEntry
+from legation.wire.feed import (
+    FeedEvent,
+    FeedState,
+    IssuerName,
+    Kind,
+    Revocation,
+    WorkloadEntry,
+)
 from tests.support.pki import CA, DAY, HOUR, LEAF, NOW, make
 
 API = "spiffe://example.org/api"
@@ -61,7 +68,12 @@ class Holder:
             not_after=leaf.certificate.not_valid_after_utc,
         )
 
-    def revoke(self, serial):
+    def revoke_issuer(self):
+        certificate = ISSUER.certificate
+        name = IssuerName(name=certificate.subject.rfc4514_string(), key_id="00")
+        self.revoke(certificate.serial_number, signs_as=name)
+
+    def revoke(self, serial, **more):
         value = Revocation(
             serial=serial,
             spiffe_id=API,
@@ -69,6 +81,7 @@ class Holder:
             reason="keyCompromise",
             revoked_at=NOW,
             expires_at=NOW + DAY,
+            **more,
         ).to_value()
         revision = self.state.revision + 1
         self.state.apply(
@@ -185,6 +198,17 @@ async def test_a_revoked_certificate_has_none_at_once(staples, holder):
     serial = holder.hold()
     await staples.renew_due()
     holder.revoke(serial)
+    assert staples.staple(serial) is None
+    await staples.renew_due()
+    assert not staples._rows
+
+
+async def test_a_certificate_of_a_revoked_issuer_has_none_at_once(staples, holder):
+    """The responder spoke in the name of that issuer, and said good."""
+    serial = holder.hold()
+    await staples.renew_due()
+    assert staples.staple(serial) is not None
+    holder.revoke_issuer()
     assert staples.staple(serial) is None
     await staples.renew_due()
     assert not staples._rows

@@ -243,6 +243,20 @@ async def test_a_skewed_clock_is_measured_and_noted(authority, start_agent):
         assert agent.sync.clock_skew_s == pytest.approx(3600, abs=1)
 
 
+async def test_heartbeats_that_run_ahead_of_events_for_others_are_no_gap(authority, start_agent):
+    """Each names what the agent is told a moment later: it stays on its stream."""
+    async with start_agent() as agent:
+        await authority.until_acknowledged()
+        now_ms = round(datetime.now(UTC).timestamp() * 1000)
+        for _ in range(8):
+            authority.revision += 1
+            named = pb.Heartbeat(now_ms=now_ms, revision=authority.revision)
+            authority.push(pb.SyncResponse(heartbeat=named))
+            authority.push(authority.part([]))
+            await authority.until_acknowledged()
+        assert (len(authority.hellos), agent.sync.problem) == (1, None)
+
+
 async def test_expired_revocations_are_forgotten_with_the_heartbeat(authority, start_agent):
     """A revocation of a certificate that has expired since does not stay in memory."""
     past = to_rfc3339(datetime.now(UTC) - timedelta(minutes=1))
@@ -328,7 +342,7 @@ async def test_another_server_than_the_authority_is_refused(authority, start_age
 async def test_a_server_of_another_authority_is_refused(authority, start_agent, enrolled):
     """A server whose chain does not end in the trust bundle hears nothing."""
     stranger = type(authority)()
-    stranger.port = authority.port
+    stranger.api_port = authority.api_port
     await authority.stop()
     async with stranger, start_agent() as agent:
         async with asyncio.timeout(10):

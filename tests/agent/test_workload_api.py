@@ -25,13 +25,6 @@ BAN = {"spiffe_id": "spiffe://example.org/api", "reason": "x", "since": "2026-01
 
 
 @pytest.fixture
-async def agent(authority, start_agent):
-    async with start_agent() as agent:
-        await authority.until_acknowledged()
-        yield agent
-
-
-@pytest.fixture
 async def channel(agent, settings):
     channel = Channel(path=str(settings.socket))
     yield channel

@@ -322,6 +322,10 @@ class RevocationContract(StoreFixtures):
         assert (await begun.position(), await begun.audit_size()) == before
         with pytest.raises(NotFound):
             await begun.preview_revocation(SerialScope(serial=1), reason=HOLD, at=NOW, most=1)
+        # A slip in the name of a token must not look like a token that nobody has used.
+        mistyped = JoinTokenScope(token="5f0c")
+        with pytest.raises(NotFound, match="no join token"):
+            await begun.preview_revocation(mistyped, reason="superseded", at=NOW, most=1)
 
     # A second operator
 
@@ -365,6 +369,29 @@ class RevocationContract(StoreFixtures):
         (entry,) = await begun.audit_entries(after=await begun.audit_size() - 1, limit=9)
         assert (entry.action, entry.actor) == ("revocation.approve", BOB)
         assert (entry.detail["requested_by"], entry.detail["count"]) == (str(ADMIN), 2)
+
+    @pytest.mark.parametrize("shut_out", [str(ADMIN), BOB])
+    @pytest.mark.parametrize("how", ["banned", "disabled"])
+    async def test_the_word_of_who_was_shut_out_counts_no_more(
+        self, begun: Store, shut_out: str, how: str
+    ) -> None:
+        """Of who asked, and of who agrees: a stolen credential may have asked before its end."""
+        item = issuance()
+        await begun.record_issuance([item], requester=X)
+        asked = await ask(begun, AgentScope(agent=AGENT))
+        for name in (BOB, f"{BOB}by"):  # so that an administrator is left
+            bob = Operator(spiffe_id=SpiffeID.parse(name), role=Role.ADMIN, created_at=NOW)
+            await begun.certify_operator(bob, issuance(name), audit=audit())
+        if how == "banned":
+            await begun.revoke_identity(
+                shut_out, reason="keyCompromise", ban=True, at=NOW, audit=audit()
+            )
+        else:
+            await begun.disable_operator(shut_out, at=NOW, audit=audit())
+        entry = dataclasses.replace(audit("revocation.approve"), actor=BOB)
+        with pytest.raises(Conflict, match=f"{shut_out} was shut out"):
+            await begun.approve_revocation(asked.id, at=NOW, most=9, audit=entry)
+        assert await self.revoked(begun, item) == [False]
 
     async def test_it_is_turned_down_or_too_late(self, begun: Store) -> None:
         """Neither can be agreed to any more, and an unknown one is not found."""
@@ -458,6 +485,22 @@ class RevocationContract(StoreFixtures):
         assert (last.count, last.banned, more) == (1, None, False)
         assert not any(await self.revoked(begun, *items))
 
+    async def test_a_hold_under_way_is_not_released(self, begun: Store) -> None:
+        """Its next batch would hold again what was released; and nobody has to agree to it."""
+        items = [issuance() for _ in range(3)]
+        await begun.record_issuance(items, requester=X)
+        first = await begin(begun, AgentScope(agent=AGENT), HOLD, most=1)
+        with pytest.raises(Conflict, match="nobody has to agree"):
+            await begun.approve_revocation(first.request.id, at=NOW, most=9, audit=audit())
+        for scope in (AgentScope(agent=AGENT), SerialScope(serial=items[0].record.serial)):
+            with pytest.raises(Conflict, match="still under way"):
+                await begun.release_held(scope, most=9, at=NOW, audit=audit())
+        await begun.go_on_revoking(first.request.id, first.left, last=True, at=NOW)
+        released, _ = await begun.release_held(
+            AgentScope(agent=AGENT), most=9, at=NOW, audit=audit()
+        )
+        assert (released.count, await self.revoked(begun, *items)) == (3, [False] * 3)
+
     async def test_what_is_revoked_is_listed_page_by_page(self, begun: Store) -> None:
         """By serial number as text; what was released is not in it."""
         items = [issuance() for _ in range(4)]
@@ -488,5 +531,5 @@ class RevocationContract(StoreFixtures):
 
     async def revision_of(self, store: Store, item: Issuance) -> int:
         place = (Kind.REVOCATION, format(item.record.serial, "x"))
-        found = await store.current_events(0, limit=99)
-        return next(e.event.revision for e in found if (e.event.kind, e.event.key) == place)
+        found = await store.events_after(0, limit=99)
+        return max(e.event.revision for e in found if (e.event.kind, e.event.key) == place)

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from legation.authority.model import IssuedRecord, JoinToken, Operator, Role
+from legation.authority.revoking.scopes import SerialScope
 from legation.authority.store import (
     AuditDraft,
     AuthorityIdentity,
@@ -156,8 +157,11 @@ class StoreContract(StoreFixtures):
         assert tuple(await store.issuers()) == state.issuers
         assert tuple(await store.crls()) == state.crls
         assert tuple(await store.operators()) == (state.operator,)
-        assert [e.event.kind for e in await store.current_events(0, limit=9)] == [Kind.BUNDLE]
-        assert delivered == list(await store.current_events(0, limit=9))
+        current = await store.current_part(0, limit=9)
+        assert current is not None
+        assert [e.event.kind for e in current.events] == [Kind.BUNDLE]
+        assert delivered == current.events
+        assert await store.current_part(current.revision, limit=9) is None
         found = await store.certificate(state.certificates[0].record.serial)
         assert found == state.certificates[0].record
         assert await store.reserve_serials("aa", 0, 1) == 5
@@ -278,8 +282,9 @@ class StoreContract(StoreFixtures):
         with pytest.raises(Conflict, match="was deleted meanwhile"):
             await put({}, first)
         assert await put({}, 0) == first + 2
-        current = {e.event.key: e.event.revision for e in await begun.current_events(0, limit=9)}
-        assert current["a"] == first + 2
+        current = await begun.current_part(0, limit=9)
+        assert current is not None
+        assert {e.event.key: e.event.revision for e in current.events}["a"] == first + 2
 
     async def test_without_a_feed_key_nothing_is_appended(self, store: Store) -> None:
         """A store that nobody attached a signer to refuses events."""
@@ -791,6 +796,39 @@ class StoreContract(StoreFixtures):
         await begun.set_value(release, expected=outcome.revision, at=NOW, audit=audit())
         assert await begun.unlisted() == {("aa", 0)}
 
+    async def test_what_a_list_lacks_is_told_without_the_rest(self, begun: Store) -> None:
+        """Of one issuer's shard, after a revision, with the number of all that it has to name."""
+        mine = [issuance(issuer="aa", shard=0) for _ in range(3)]
+        others = [issuance(issuer="aa", shard=7), issuance(issuer="bb", shard=0)]
+        await begun.record_issuance([*mine, *others], requester=Requester(spiffe_id="x"))
+        serials = [item.record.serial for item in mine]
+        revisions = [(await begun.position()).revision]
+        for item in (*mine[:2], *others):
+            outcome = await begun.revoke_serial(
+                item.record.serial, reason="certificateHold", at=NOW, audit=audit()
+            )
+            revisions.append(outcome.revision)
+
+        async def found(after: int, *, unexpired_at: datetime = NOW) -> tuple[set[int], int] | None:
+            told = await begun.newly_revoked("aa", 0, after=after, unexpired_at=unexpired_at)
+            if told is None:
+                return None
+            assert told.revision == (await begun.position()).revision
+            assert {(row.revoked_at, row.reason) for row in told.rows} <= {(NOW, "certificateHold")}
+            return {row.serial for row in told.rows}, told.total
+
+        assert await found(revisions[0]) == (set(serials[:2]), 2)
+        assert await found(revisions[1]) == ({serials[1]}, 2)
+        assert await found(revisions[-1]) == (set(), 2)
+        assert await found(revisions[0], unexpired_at=NOW + 2 * HOUR) == (set(), 0)
+        await begun.release_held(SerialScope(serial=serials[0]), most=9, at=NOW, audit=audit())
+        assert await found(revisions[-1]) is None  # a line has to go
+        newest = (await begun.position()).revision
+        assert await found(newest) == (set(), 1)
+        await begun.compact(upto=newest, at=NOW, limit=99)
+        assert await found(newest) == (set(), 1)
+        assert await found(newest - 1) is None  # nobody knows any more
+
     async def test_lifting_a_ban(self, begun: Store, delivered: list[CommittedEvent]) -> None:
         """It can be issued again; what is not banned cannot be lifted."""
         await begun.revoke_identity(API, reason="unspecified", ban=True, at=NOW, audit=audit())
@@ -829,6 +867,22 @@ class StoreContract(StoreFixtures):
                 await begun.publish_crl(crl(number), draft, audit=audit())
         assert delivered == [committed]
 
+    async def test_a_list_that_is_not_recorded_in_full_has_used_its_number(
+        self, begun: Store, delivered: list[CommittedEvent]
+    ) -> None:
+        """The feed has it, the store the one before and the number; and numbers rise above it."""
+        draft = EventDraft(kind=Kind.CRL, key="aa/0", value={"number": 3})
+        await begun.publish_crl(crl(3), draft, audit=audit())
+        for number in (4, 6):
+            await begun.publish_crl(crl(number), draft, audit=audit(), in_full=False)
+        assert len(delivered) == 3
+        assert list(await begun.crls()) == [dataclasses.replace(crl(3), number=6)]
+        for in_full in (True, False):
+            with pytest.raises(Conflict, match="was published already"):
+                await begun.publish_crl(crl(6), draft, audit=audit(), in_full=in_full)
+        await begun.publish_crl(crl(7), draft, audit=audit())
+        assert list(await begun.crls()) == [crl(7)]
+
     # Operators
 
     async def test_operators_come_and_go(self, begun: Store) -> None:
@@ -847,6 +901,43 @@ class StoreContract(StoreFixtures):
         assert (row.role, row.disabled_at, row.created_at) == (Role.ADMIN, None, NOW)
         entries = await begun.audit_entries(after=0, limit=100)
         assert sum(entry.action == "operator.disable" for entry in entries) == 1
+
+    async def test_enabling_an_operator_does_not_enable_what_it_held(
+        self, begun: Store, delivered: list[CommittedEvent]
+    ) -> None:
+        """Perhaps it was disabled for that. Changing one that is enabled revokes nothing."""
+        spiffe_id = SpiffeID.parse("spiffe://example.org/legation/operator/eve")
+        eve = Operator(spiffe_id=spiffe_id, role=Role.VIEWER, created_at=NOW)
+        held = [issuance(str(spiffe_id)) for _ in range(3)]
+        for each in held[:2]:
+            assert await begun.certify_operator(eve, each, audit=audit()) is None
+        assert delivered == []
+        await begun.disable_operator(str(spiffe_id), at=NOW, audit=audit())
+        ended = await begun.certify_operator(eve, held[2], audit=audit("operator.update"))
+        old = {each.record.serial for each in held[:2]}
+        assert ended is not None
+        assert {row.serial for row in ended.revoked} == old
+        assert {int(event.event.key, 16) for event in delivered} == old
+        assert (await begun.certificate(held[2].record.serial)).revoked_at is None
+        actions = [entry.action for entry in await begun.audit_entries(after=0, limit=100)]
+        assert actions.index("revocation.create") < actions.index("operator.update")
+
+    async def test_a_renewal_leaves_an_operator_as_it_stands(self, begun: Store) -> None:
+        """Its role stays what it became meanwhile; a disabled one gets nothing."""
+        spiffe_id = SpiffeID.parse("spiffe://example.org/legation/operator/eve")
+        eve = Operator(spiffe_id=spiffe_id, role=Role.VIEWER, created_at=NOW)
+        await begun.certify_operator(eve, issuance(str(spiffe_id)), audit=audit())
+        renewed = issuance(str(spiffe_id))
+        await begun.renew_operator(str(spiffe_id), renewed, audit=audit("operator.renew"))
+        assert await begun.certificate(renewed.record.serial) == renewed.record
+        assert (await begun.operators())[1] == eve
+        await begun.disable_operator(str(spiffe_id), at=NOW, audit=audit())
+        late = issuance(str(spiffe_id))
+        with pytest.raises(NotAuthenticated, match="was disabled meanwhile"):
+            await begun.renew_operator(str(spiffe_id), late, audit=audit())
+        with pytest.raises(NotFound):
+            await begun.certificate(late.record.serial)
+        assert (await begun.operators())[1].disabled_at == NOW
 
     async def test_the_last_administrator_stays(self, begun: Store) -> None:
         """It is neither disabled nor made less, until there is another."""

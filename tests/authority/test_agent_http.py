@@ -164,7 +164,7 @@ async def test_a_lifetime_is_cut_to_the_maximum(tmp_path: Path) -> None:
         entry = await world.entry(agent, lifetime_s=7200)
     settings = dataclasses.replace(settings, max_lifetime_s=60, workload_lifetime_s=60)
     async with running(settings, new=False) as world:
-        agent.api_port = world.api.port
+        agent.port = world.api.port
         async with agent.connected() as caller:
             (result,) = await caller.issue((entry.id, csr()))
     leaf = certificate_of(result)
@@ -362,7 +362,6 @@ async def test_an_agent_renews_itself(world: World) -> None:
         key=key,
         chain=tuple(answer.certificate.certificates),
         feed_keys=agent.feed_keys,
-        api_port=agent.api_port,
         port=agent.port,
         roots=agent.roots,
     )
@@ -393,7 +392,7 @@ async def test_another_authoritys_agent_is_not_let_in(world: World, tmp_path: Pa
     """The same name, certified by another root, fails in the handshake."""
     async with running(settings_for(tmp_path / "other")) as other:
         stranger = await other.enrol()
-    stranger.api_port = world.api.port
+    stranger.port = world.api.port
     stranger.roots = (await world.enrol()).roots
     async with stranger.connected() as caller:
         with pytest.raises(OSError, match="unknown ca"):
@@ -420,7 +419,6 @@ async def test_a_workload_is_not_an_agent(world: World) -> None:
         key=key,
         chain=tuple(result.certificate.certificates),
         feed_keys=(),
-        api_port=agent.api_port,
         port=agent.port,
         roots=agent.roots,
     )

@@ -2,17 +2,18 @@
 
 import asyncio
 import hashlib
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from legation.authority.events import CRLPublished, Revoked
+from legation.authority.events import CRLFailed, CRLPublished, Revoked
 from legation.authority.revoking import crl_lists
 from legation.authority.revoking.crl_lists import Lists, next_lists, published, unexpired_at
 from legation.authority.store import AuditDraft, EventDraft, RevokedRow
-from legation.errors import Conflict, InvalidInput, NotFound
+from legation.clock import SystemClock
+from legation.errors import InvalidInput, NotFound
 from legation.pki import RevocationList, SerialNumber, build_request, generate_key
 from legation.pki.crl import DeltaList
 from legation.wire.feed import Kind
@@ -70,6 +71,37 @@ async def test_128_shards_and_a_revocation_makes_one_list_anew(tmp_path: Path) -
         assert world.heard(CRLPublished) == []
         with pytest.raises(NotFound, match="no revocation list 128"):
             status.crl(event.issuer, 128)
+
+
+class WrongClock(SystemClock):
+    """One that is ahead, until it is set right."""
+
+    ahead = timedelta()
+
+    def now(self) -> datetime:
+        """Return the time that it shows."""
+        return super().now() + self.ahead
+
+
+async def test_lists_go_on_after_a_clock_that_was_ahead(tmp_path: Path) -> None:
+    """What was published then is of the future, and refused by all: another follows at once."""
+    clock = WrongClock()
+    async with running(settings_for(tmp_path), clock=clock) as world:
+        first, second = await issued(world, 2)
+        clock.ahead = timedelta(minutes=10)
+        event = await revoke(world, first)
+        future = RevocationList.from_der(world.services.status.crl(event.issuer, 0))
+        assert future.this_update > SystemClock().now()
+        clock.ahead = timedelta()
+        await revoke(world, second)
+        async with asyncio.timeout(5):
+            while (
+                crl := RevocationList.from_der(world.services.status.crl(event.issuer, 0))
+            ).number == future.number:
+                await asyncio.sleep(0.005)
+        assert crl.this_update <= clock.now()
+        assert set(crl.entries) == {first, second}
+        assert world.heard(CRLFailed) == []
 
 
 async def test_a_revocation_before_a_crash_is_listed_after_it(
@@ -206,7 +238,9 @@ class Maker:
     def __call__(self, serials: Any, *, after_s: float = 0, reason: str = "superseded") -> Lists:
         at = NOW + timedelta(seconds=after_s)
         rows = [RevokedRow(serial=s, revoked_at=NOW - HOUR, reason=reason) for s in serials]
-        self.held = next_lists(self.issuer, 0, rows, held=self.held, at=at, settings=self.settings)
+        self.held = next_lists(
+            self.issuer, 0, rows, held=self.held, at=at, settings=self.settings, revision=7
+        )
         return self.held
 
 
@@ -249,12 +283,18 @@ def test_an_entry_stays_until_a_list_after_its_end(tmp_path: Path) -> None:
     assert unexpired_at(held, late, settings) == held.whole.this_update
 
 
-def test_what_the_gate_refuses_is_not_made(tmp_path: Path) -> None:
-    """A clock that went back makes no list that goes back."""
+@pytest.mark.parametrize(("hours", "end"), [(0.5, 1.5), (1, 2), (5, 2), (-0.5, 1)])
+def test_a_clock_that_goes_back_makes_a_list_of_today(
+    tmp_path: Path, hours: float, end: float
+) -> None:
+    """It was ahead, and nobody takes the list of then; or it is behind, and this one must last."""
     make_next = Maker(tmp_path, crl_delta=True)
-    make_next([], after_s=60)
-    with pytest.raises(Conflict, match="older than the previous"):
-        make_next([])
+    before = make_next([1], after_s=hours * 3600).whole
+    today = make_next([1, 2])
+    assert today.whole.number > before.number
+    assert (today.whole.this_update, today.whole.next_update) == (NOW, NOW + end * HOUR)
+    assert today.delta is not None
+    assert today.delta.added_to(before).keys() == {1, 2}
 
 
 def test_stored_lists_are_taken_up_as_they_were(tmp_path: Path) -> None:
@@ -262,7 +302,7 @@ def test_stored_lists_are_taken_up_as_they_were(tmp_path: Path) -> None:
     make_next = Maker(tmp_path, crl_delta=True)
     for count in (1, 2):
         lists = make_next(range(1, count + 1), after_s=count)
-        stored, draft = published(lists, settings=make_next.settings, revision=7)
+        stored, draft = published(lists, settings=make_next.settings)
         assert stored.revision == 7
         again = Lists.from_stored(stored)
         assert (again.place, again.whole.der) == (lists.place, lists.whole.der)

@@ -17,15 +17,9 @@ from legation.pki import (
     private_key_to_pem,
 )
 from legation.pki.pem import encode
-from tests.support.authority import ADMIN, World, running, settings_for
+from tests.support.authority import ADMIN, World
 
 DECOY = "spiffe://example.org/legation/decoy/revoked"
-
-
-@pytest.fixture
-async def world(tmp_path):
-    async with running(settings_for(tmp_path)) as authority:
-        yield authority
 
 
 def csr(**names: Any) -> str:

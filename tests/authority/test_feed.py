@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from legation.authority.events import EventBus
 from legation.authority.feed import hub as feed_module
+from legation.authority.feed import pages as pages_module
 from legation.authority.feed.follower import Follower
 from legation.authority.feed.hub import FeedHub
 from legation.authority.feed.messages import (
@@ -31,10 +32,14 @@ from legation.wire.feed import (
     FeedSigner,
     FeedState,
     Kind,
+    PageRow,
     Revocation,
+    Revocations,
     SignedEvent,
     WorkloadEntry,
+    open_page,
 )
+from legation.wire.feed.revocation_page import HOLD
 from legation.wire.protobuf import agent_pb2 as pb
 from tests.support.authority import settings_for
 
@@ -50,7 +55,7 @@ class FeedWorld:
 
     def __init__(self, store: SQLiteStore) -> None:
         self.store = store
-        self.hub = FeedHub("feed", store)
+        self.hub = FeedHub("feed", store, sign_page=SIGNER.sign_document)
 
     @classmethod
     async def open(cls, path: Path) -> "FeedWorld":
@@ -60,7 +65,12 @@ class FeedWorld:
         return world
 
     async def set(self, draft: EventDraft) -> None:
-        expected = self.hub.revision_of(draft.kind, draft.key)
+        # What is in a page has no revision any more; nothing but revocations is.
+        log = await self.store.events_after(0, limit=999) if draft.kind is Kind.REVOCATION else ()
+        expected = max(
+            (each.event.revision for each in log if each.event.key == draft.key),
+            default=self.hub.revision_of(draft.kind, draft.key),
+        )
         await self.store.set_value(draft, expected=expected, at=NOW, audit=AUDIT)
 
     async def entry(self, name: str, agents: tuple[str, ...]) -> None:
@@ -86,12 +96,12 @@ class FeedWorld:
         value = None if lift else Ban(spiffe_id=spiffe_id, reason="x", since=NOW).to_value()
         await self.set(EventDraft(kind=Kind.BAN, key=spiffe_id, value=value))
 
-    async def revoke(self, serial: int, *, until: datetime) -> None:
+    async def revoke(self, serial: int, *, until: datetime, reason: str = "superseded") -> None:
         revocation = Revocation(
             serial=serial,
             spiffe_id="spiffe://example.org/x",
             issuer="aa",
-            reason="superseded",
+            reason=reason,
             revoked_at=NOW,
             expires_at=until,
         )
@@ -103,6 +113,17 @@ class FeedWorld:
                 expires_at=until,
             )
         )
+
+    async def hold(self, serial: int, *, until: datetime, release: bool) -> None:
+        """Put on hold or release, unless it is revoked for good or released already."""
+        held = self.hub.state.revocations.get(serial)
+        if held is not None and held.reason != HOLD:
+            return
+        if not release:
+            await self.revoke(serial, until=until, reason=HOLD)
+        elif held is not None:
+            key = format(serial, "x")
+            await self.set(EventDraft(kind=Kind.REVOCATION, key=key, value=None))
 
 
 class Reader:
@@ -125,6 +146,9 @@ class Reader:
             event = FeedEvent.from_bytes(signed.body)
             assert event.visible_to(self.agent)
             (self.state.restore if self.in_snapshot else self.state.apply)(event)
+        for page in part.pages:
+            opened = open_page(page.document, page.signature, [SIGNER.public_key])
+            self.state.revocations.adopt(opened)
         if part.complete:
             self.in_snapshot = False
             self.state.revision = max(self.state.revision, part.revision)
@@ -158,7 +182,8 @@ _step = st.one_of(
         st.lists(st.sampled_from([*AGENTS, ROBOT, ROBOTS]), unique=True).map(tuple),
     ),
     st.tuples(st.just("ban"), st.sampled_from(["x", "y"]), st.booleans()),
-    st.tuples(st.just("revoke"), st.integers(min_value=1, max_value=5), st.just(0)),
+    st.tuples(st.just("revoke"), st.integers(min_value=1, max_value=9), st.just(0)),
+    st.tuples(st.just("hold"), st.integers(min_value=1, max_value=9), st.booleans()),
     st.tuples(st.just("compact"), st.integers(min_value=0, max_value=40), st.just(0)),
     st.tuples(st.just("read"), st.sampled_from([0, 1, 2, 3]), st.just(0)),
     st.tuples(st.just("restart"), st.just(0), st.just(0)),
@@ -172,8 +197,19 @@ async def test_wherever_a_reader_comes_in_it_ends_with_the_same_state(
 ) -> None:
     """Snapshot at any revision and the rest, in any mixture, is the fold of everything.
 
-    Readers come back at arbitrary moments, over compactions and restarts of the authority.
+    Readers come back at arbitrary moments, over compactions and restarts of the authority, and
+    what is revoked for good is put in pages of two.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed_module, "_LOOSE", 1)
+        patch.setattr(feed_module, "_PAGE_ROWS", 2)
+        patch.setattr(pages_module, "_SPARSE", 1)
+        await _fold_everywhere(tmp_path_factory, steps)
+
+
+async def _fold_everywhere(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]
+) -> None:
     path = tmp_path_factory.mktemp("feed") / "a.db"
     world = await FeedWorld.open(path)
     readers = [Reader(agent) for agent in (*AGENTS, ROBOT)]
@@ -186,6 +222,9 @@ async def test_wherever_a_reader_comes_in_it_ends_with_the_same_state(
             elif kind == "revoke":
                 # A certificate has one end, however often it is put on hold and revoked.
                 await world.revoke(first, until=NOW + timedelta(hours=1 if first % 2 else -1))
+            elif kind == "hold":
+                until = NOW + timedelta(hours=1 if first % 2 else -1)
+                await world.hold(first, until=until, release=second)
             elif kind == "compact":
                 world.hub.horizon = max(world.hub.horizon, min(first, world.hub.revision))
                 await world.store.compact(upto=world.hub.horizon, at=NOW, limit=1000)
@@ -494,3 +533,120 @@ async def test_followers_that_lack_the_same_are_given_the_same_message(tmp_path:
     assert world.hub.update(events, complete=True) == first
     assert world.hub.update(events, complete=False) != first
     await world.store.close()
+
+
+# --- pages ------------------------------------------------------------------------------------
+
+
+def parts_of(messages: list[bytes]) -> list[pb.Events]:
+    return [pb.SyncResponse.FromString(message).events for message in messages]
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "_LOOSE", 2)
+    monkeypatch.setattr(feed_module, "_PAGE_ROWS", 4)
+    monkeypatch.setattr(pages_module, "_SPARSE", 2)
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_old_revocations_travel_in_pages(feed: FeedWorld) -> None:
+    """The newest stay events; a snapshot is both, and its pages are the same octets for all."""
+    for serial in range(1, 8):
+        await feed.revoke(serial, until=NOW + timedelta(hours=serial))
+    await feed.hold(90, until=NOW + timedelta(hours=1), release=False)
+    snapshots = [feed.hub.snapshot(agent) for agent in AGENTS[:2]]
+    first, page, last = parts_of(snapshots[0])
+    assert (first.snapshot, first.complete, list(first.events)) == (True, False, [])
+    assert [len(part.pages) for part in (first, page, last)] == [0, 1, 0]
+    assert {FeedEvent.from_bytes(each.body).key for each in last.events} == {"5", "6", "7", "5a"}
+    assert last.complete
+    assert snapshots[0][1] is snapshots[1][1]
+    reader = Reader(AGENTS[0])
+    await reader.catch_up(feed.hub)
+    assert set(reader.state.revocations) == {*range(1, 8), 90}
+    assert reader.state.revocations == feed.hub.state.revocations
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_who_follows_is_given_the_page(feed: FeedWorld) -> None:
+    """With the event that filled it, so that it may forget the others."""
+    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+        await follower.next(idle_s=5)
+        parts = []
+        for serial in range(1, 7):
+            await feed.revoke(serial, until=NOW + timedelta(hours=1))
+            parts += parts_of(await follower.next(idle_s=5))
+    assert [len(part.events) for part in parts] == [1] * 6
+    assert [len(part.pages) for part in parts] == [0] * 5 + [1]
+    (page,) = parts[-1].pages
+    opened = open_page(page.document, page.signature, [SIGNER.public_key])
+    assert sorted(opened.serials()) == [1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_what_is_on_record_is_in_pages_after_a_restart(
+    feed: FeedWorld, tmp_path: Path
+) -> None:
+    """Whatever nobody takes back, read without its events; a hold, and an issuer, as such."""
+    until = NOW + timedelta(hours=1)
+    for serial in range(1, 7):
+        await feed.revoke(serial, until=until)
+    await feed.hold(90, until=until, release=False)
+    issuer = feed.hub.state.revocations[1].to_value() | {
+        "serial": "63", "signs_as": {"name": "CN=x", "key_id": "ab"}
+    }  # fmt: skip
+    await feed.set(EventDraft(kind=Kind.REVOCATION, key="63", value=issuer, expires_at=until))
+    before = dict(feed.hub.state.revocations)
+    await feed.store.close()
+    again = await FeedWorld.open(tmp_path / "a.db")
+    feed.store = again.store  # which the fixture closes
+    state = again.hub.state
+    assert state.revocations == before
+    assert set(state.revocations.single) == {90, 99}
+    assert set(state.revoked_issuers) == {"CN=x"}
+    assert sum(len(part.pages) for part in parts_of(again.hub.snapshot(AGENTS[0]))) == 1
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_sparse_pages_become_one(feed: FeedWorld) -> None:
+    """When of two only few rows count still; nobody is told anything else."""
+    for serial in range(1, 11):
+        await feed.revoke(serial, until=NOW + timedelta(hours=serial % 4))
+    before = feed.hub.state.revocations.pages()
+    assert [len(held) for held in before] == [4, 4]
+    first = feed.hub.snapshot(AGENTS[0])
+    assert feed.hub.forget_expired(NOW + timedelta(hours=1, seconds=1)) == 5
+    (held,) = feed.hub.state.revocations.pages()
+    assert len(held) == 4
+    reader = Reader(AGENTS[0])
+    await reader.catch_up(feed.hub)
+    assert reader.state.revocations == feed.hub.state.revocations
+    assert first[1] not in feed.hub.snapshot(AGENTS[0])
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_who_joins_is_not_told_what_no_longer_holds(feed: FeedWorld) -> None:
+    """A page of which something was said again since is made anew for the next snapshot."""
+    for serial in range(1, 7):
+        await feed.revoke(serial, until=NOW + timedelta(hours=1))
+    await feed.revoke(1, until=NOW + timedelta(hours=1), reason="keyCompromise")
+    parts = parts_of(feed.hub.snapshot(AGENTS[0]))
+    (page,) = [page for part in parts for page in part.pages]
+    opened = open_page(page.document, page.signature, [SIGNER.public_key])
+    assert sorted(opened.serials()) == [2, 3, 4]
+    reader = Reader(AGENTS[0])
+    await reader.catch_up(feed.hub)
+    assert reader.state.revocations == feed.hub.state.revocations
+    assert reader.state.revocations[1].reason == "keyCompromise"
+
+
+async def test_too_much_text_makes_more_pages() -> None:
+    """A page has its bounds, and what does not fit in one is in two."""
+    revocations = Revocations()
+    pages = pages_module.RevocationPages(revocations, feed_id="f", sign=SIGNER.sign_document)
+    rows = [PageRow(n, f"{n}{'x' * 2000}", "aa", "superseded", 0, 9) for n in range(1, 600)]
+    made = pages.add(rows)
+    assert len(made) == 2
+    assert set(revocations) == set(range(1, 600))
+    assert all(open_page(page.document, page.signature, [SIGNER.public_key]) for page in made)

@@ -3,16 +3,15 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 from legation.authority.events import IssuerMoved
 from legation.authority.issuers import changes
-from legation.authority.issuers.states import IssuerLife, IssuerOverview
-from legation.authority.model import Actor, Role
+from legation.authority.issuers.states import IssuerLife
 from legation.authority.revoking.scopes import HOLD, IssuerScope, RevocationRequest
 from legation.authority.store.sqlite import SQLiteStore
 from legation.authority.store.sqlite.database import migrations, open_database
@@ -26,11 +25,9 @@ from legation.errors import (
 )
 from legation.pki import RevocationList, build_request, certificate_from_der, generate_key
 from legation.pki.ocsp import CertificateID
-from legation.wire.protobuf import agent_pb2 as pb
 from tests.support.authority import (
     ADMIN,
     Agent,
-    Caller,
     Refused,
     World,
     agent_id,
@@ -38,72 +35,23 @@ from tests.support.authority import (
     certificate_of,
     running,
     settings_for,
-    spiffe_id,
 )
-
-SECOND = Actor(spiffe_id=spiffe_id("/legation/operator/second"), role=Role.ADMIN)
-
-
-async def issuers(world: World) -> dict[str, IssuerOverview]:
-    """Return the issuing CAs by state."""
-    found = await world.services.issuers.list()
-    return {each.state: each for each in found if each.role == "issuing"}
-
-
-async def signing(world: World) -> str:
-    """Return the key id of the issuer that signs."""
-    return (await issuers(world))["active"].key_id
-
-
-async def replace(world: World, *, now: bool = False, rate: float | None = None) -> IssuerOverview:
-    return await world.services.issuers.replace(rate=rate, now=now, dry_run=False, actor=ADMIN)
-
-
-async def revoke(world: World, key_id: str, *, at_once: bool = False) -> None:
-    """Revoke an issuer as two operators do."""
-    asked = await world.services.revocations.revoke(
-        IssuerScope(key_id=key_id, at_once=at_once), reason="cACompromise", actor=ADMIN
-    )
-    assert isinstance(asked, RevocationRequest)
-    await world.services.revocations.approve(asked.id, actor=SECOND)
-
-
-async def until_state(world: World, key_id: str, state: str) -> IssuerOverview:
-    """Wait until an issuer has come to a state."""
-    async with asyncio.timeout(10):
-        while (found := await world.services.issuers.get(key_id)).state != state:
-            await asyncio.sleep(0.02)
-    return found
+from tests.support.issuers import (
+    SECOND,
+    following,
+    in_step,
+    issuers,
+    renewed,
+    replace,
+    revoke,
+    signing,
+    until_state,
+)
 
 
 async def actions(world: World) -> list[str]:
     entries = await world.services.audit.read(after=0, limit=1000)
     return [entry.action for entry in entries if entry.action.startswith("issuer.")]
-
-
-@contextlib.asynccontextmanager
-async def following(agent: Agent) -> AsyncIterator["Follower"]:
-    """An agent with one Envoy behind it, which acknowledges what it is told to."""
-    async with agent.connected() as caller:
-        stream = await caller.sync()
-        yield Follower(caller, stream)
-
-
-class Follower:
-    """The stream of an agent."""
-
-    def __init__(self, caller: Caller, stream) -> None:
-        self.caller = caller
-        self.stream = stream
-
-    async def acknowledge(self, revision: int, *, point: int | None = None) -> None:
-        """State what the agent, and the Envoy behind it, have in force."""
-        envoy = pb.EnforcementPoint(
-            id="envoy/api", kind="envoy", revision=revision if point is None else point
-        )
-        await self.stream.send(
-            pb.SyncRequest(acknowledgement=pb.Acknowledgement(revision=revision, points=[envoy]))
-        )
 
 
 def the_list(world: World, issuer: str, shard: int = 0) -> RevocationList:
@@ -212,24 +160,6 @@ async def test_an_issuer_that_is_needed_is_not_removed(world: World) -> None:
         await world.services.issuers.remove(root.key_id, actor=ADMIN)
 
 
-async def renewed(world: World, agent: Agent) -> Agent:
-    """Renew agent, operator and authority, so that nobody needs what was signed before."""
-    key = generate_key()
-    async with agent.connected() as caller:
-        answer = await caller.renew(build_request(key))
-    agent.key, agent.chain = key, list(answer.certificate.certificates)
-    key = generate_key()
-    await world.services.operators.renew(build_request(key), actor=ADMIN)
-    serial = world.authority.serving.credentials.serial
-    record = await world.services.certificates.get(serial)
-    async with asyncio.timeout(5):
-        while record.issuer != await signing(world):
-            await asyncio.sleep(0.02)
-            serial = world.authority.serving.credentials.serial
-            record = await world.services.certificates.get(serial)
-    return agent
-
-
 async def test_a_removed_issuer_is_on_its_roots_list_and_its_key_is_gone(world: World) -> None:
     """Its last lists stay until its last certificate ends, its certificates are refused, and no
     trace of its private key is left in the store.
@@ -263,7 +193,7 @@ async def test_a_removed_issuer_is_on_its_roots_list_and_its_key_is_gone(world: 
     # Once more changes nothing, and after a restart it is as it was.
     await world.services.issuers.remove(old, actor=ADMIN)
     await world.stop()
-    with sqlite3.connect(world.settings.database) as connection:
+    with contextlib.closing(sqlite3.connect(world.settings.database)) as connection, connection:
         keys = connection.execute("SELECT id FROM keys").fetchall()
     assert old not in [key for (key,) in keys]
     await world.start()
@@ -348,8 +278,7 @@ async def test_a_tainted_issuer_never_signs_again(world: World) -> None:
     agent = await world.enrol()
     entry = await world.entry(agent)
     old = await signing(world)
-    async with following(agent) as follower:
-        await follower.acknowledge(10**9)
+    async with in_step(agent) as follower:
         await revoke(world, old)
         async with asyncio.timeout(10):
             while True:
@@ -417,13 +346,14 @@ async def test_at_once_it_goes_whoever_needs_it(world: World) -> None:
     agent = await world.enrol()
     old = await signing(world)
     async with following(agent) as follower:
-        await follower.acknowledge(10**9)
+        keeping_up = asyncio.create_task(follower.keep_up())
         await revoke(world, old, at_once=True)
         removed = await until_state(world, old, "removed")
         assert removed.life.reason == "cACompromise"
-        code, message = await follower.stream.ended()
-    assert "revoked" in message
-    assert code.name == "UNAUTHENTICATED"
+        await keeping_up
+    assert follower.stream.problem is not None
+    assert "revoked" in follower.stream.problem.message
+    assert follower.stream.problem.code == "not_authenticated"
 
 
 async def test_a_crash_between_two_steps_is_gone_on_with(tmp_path: Path) -> None:
@@ -434,7 +364,7 @@ async def test_a_crash_between_two_steps_is_gone_on_with(tmp_path: Path) -> None
     await begin(settings)
     async with running(settings, new=False) as world:
         old = await signing(world)
-    with sqlite3.connect(settings.database) as connection:
+    with contextlib.closing(sqlite3.connect(settings.database)) as connection, connection:
         connection.execute(
             "UPDATE issuers SET state = 'tainted', reason = 'cACompromise' WHERE key_id = ?", (old,)
         )
@@ -456,7 +386,7 @@ async def test_a_crash_between_two_steps_is_gone_on_with(tmp_path: Path) -> None
 async def test_a_store_of_before_has_an_issuer_that_signs(tmp_path: Path) -> None:
     """Brought up to date, its root and its issuer are active, as they always were."""
     path = tmp_path / "authority.db"
-    scripts = [script for script in migrations() if "removed_issuers" not in script]
+    scripts = list(takewhile(lambda script: "removed_issuers" not in script, migrations()))
     with contextlib.closing(open_database(path, scripts=scripts)) as connection:
         for name in ("root", "issuing"):
             connection.execute("INSERT INTO keys VALUES (?, ?, 'ec-p256', x'00', 0)", (name, name))

@@ -1,5 +1,6 @@
 """The board: which point is up to date, late, out of reach or gone, and by how much."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from legation.authority.agents.freshness import Bounds, FreshnessAlarms
 from legation.authority.agents.propagation import (
     LATE_AFTER_S,
     MAX_LEFT,
+    READS_LISTS,
     PropagationBoard,
     StatedPoint,
 )
@@ -38,10 +40,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.at = NOW
+        self.set_by = timedelta()
 
     def now(self) -> datetime:
         """Return the time."""
-        return self.at
+        return self.at + self.set_by
 
     def monotonic(self) -> float:
         """Return the same as seconds."""
@@ -120,6 +123,20 @@ def test_a_point_is_late_after_the_bound_and_not_before(board: Board) -> None:
     assert board.shown() == {"p": ("connected", 1, 1.0)}
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_makes_no_point_late_and_hides_none(board: Board, hours: int) -> None:
+    """Neither one that does not follow, nor one whose agent is away."""
+    board.says(10, "p")
+    board.says(10, "q", agent=TWO)
+    board.disconnected(TWO, TWO)
+    board.clock.set_by = timedelta(hours=hours)
+    board.commit(11)
+    assert board.shown()["p"] == ("connected", 1, 0.0)
+    board.clock.pass_s(60)
+    assert board.shown()["p"] == ("late", 1, 60.0)
+    assert {point.id: found.age_s for point, found in board.freshness()} == {"p": 60, "q": 60}
+
+
 def test_a_point_whose_agent_is_away_is_unreachable_however_late(board: Board) -> None:
     """It keeps its revision and its lag, and is connected again with its agent."""
     board.says(10, "p")
@@ -162,6 +179,45 @@ def test_what_left_is_forgotten(board: Board) -> None:
     board.says(10)
     assert len(board.shown()) == MAX_LEFT
     assert "p4" not in board.shown()
+
+
+def test_a_revision_that_there_is_not_is_no_acknowledgement(board: Board) -> None:
+    """Of a feed that has gone back, or made up: it must not count once there is that number."""
+    board.connected(ONE, ONE, version="1", revision=12)
+    assert not board.all_hold(11)
+    board.says(12, "p")
+    board.commit(11)
+    board.commit(12)
+    (point,) = board.points()
+    assert (point.revision, board.acknowledged()) == (0, 0)
+    assert not board.all_hold(12)
+    board.says(12, "p")
+    assert [point.revision for point in board.points()] == [12]
+    assert board.all_hold(12)
+
+
+def test_an_agent_that_has_stated_nothing_has_nothing_in_force(board: Board) -> None:
+    """It stands there itself, so that nobody takes silence for an answer."""
+    board.connected(ONE, ONE, version="1", revision=10)
+    (silent,) = board.points()
+    assert (silent.agent, silent.kind, silent.revision, silent.connected) == (ONE, "agent", 0, True)
+    board.clock.pass_s(60)
+    assert board.shown()["agent"][0] == "late"
+    board.says(10)
+    assert board.points() == []
+
+
+def test_an_agent_that_is_not_back_since_the_authority_began_is_unreachable(board: Board) -> None:
+    """As long as it has a certificate. One that joined since, and never came, is not there yet."""
+    board.expect(TWO, until=NOW + timedelta(seconds=100))
+    board.clock.pass_s(100)
+    assert [(point.agent, point.connected) for point in board.points()] == [(TWO, False)]
+    assert board.shown()["agent"][0] == "unreachable"
+    board.clock.pass_s(1)
+    assert board.points() == []
+    board.says(10, "p", agent=TWO)
+    board.disconnected(TWO, TWO)
+    assert [point.id for point in board.points()] == ["p"]
 
 
 @given(
@@ -310,3 +366,65 @@ def test_each_step_is_told_once() -> None:
     joined(board)
     alarms.look()
     assert [type(event) for event in told[3:]] == [PointStale]
+
+
+# --- waiting for everyone ----------------------------------------------------------------------
+
+
+async def waits(board: Board, revision: int) -> "asyncio.Task[None]":
+    """Wait for a revision, and let that begin."""
+    waiting = asyncio.create_task(board.everywhere(revision))
+    await asyncio.sleep(0)
+    return waiting
+
+
+async def ends(waiting: "asyncio.Task[None]") -> bool:
+    """Tell whether it has ended by now; nothing is polled, so a turn of the loop is enough."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return waiting.done()
+
+
+async def test_a_revision_is_everywhere_when_the_last_point_has_it(board: Board) -> None:
+    """Whoever states it first."""
+    for order in ((ONE, TWO), (TWO, ONE)):
+        revision = board._times.newest + 1
+        for agent in order:
+            board.says(revision - 1, "p", agent=agent)
+        board.commit(revision)
+        waiting = await waits(board, revision)
+        board.says(revision, "p", agent=order[0])
+        assert not await ends(waiting)
+        board.says(revision, "p", agent=order[1])
+        assert await ends(waiting)
+    assert board._waiting == set()
+
+
+async def test_nobody_is_waited_for_who_is_not_there(board: Board) -> None:
+    """Without a connection, or no longer with one; and who gives up leaves nothing behind."""
+    assert await ends(await waits(board, 11))
+    board.says(10, "p")
+    waiting, given_up = await waits(board, 11), await waits(board, 11)
+    given_up.cancel()
+    assert not await ends(waiting)
+    board.disconnected(ONE, ONE)
+    assert await ends(waiting)
+    assert given_up.cancelled()
+    assert board._waiting == set()
+
+
+async def test_who_is_told_by_lists_is_not_waited_for(board: Board) -> None:
+    """A sink has it with the list, which waits for this; its agent counts all the same."""
+    board.commit(11)
+    board.says(11)
+    for kind, everywhere in (("envoy", False), (READS_LISTS, True)):
+        point = StatedPoint(id="p", kind=kind, spiffe_id="x", revision=10, applied_at=None)
+        board.state(ONE, revision=11, points=[point])
+        waiting = await waits(board, 11)
+        assert await ends(waiting) == everywhere
+        waiting.cancel()
+    board.state(ONE, revision=10, points=[])
+    waiting = await waits(board, 11)
+    assert not await ends(waiting)
+    board.connected(ONE, "another", version="1", revision=11)  # it had it, and comes back
+    assert await ends(waiting)

@@ -12,12 +12,6 @@ from tests.support.fake_services import TRUST_DOMAIN, Hierarchy
 from tests.support.rest_server import run, serving
 
 
-@pytest.fixture
-async def rest(tmp_path):
-    async with serving(tmp_path) as server:
-        yield server
-
-
 async def curl(rest, path, *arguments, identity=None):
     """Ask with the real curl; return its exit status, the HTTP status and the body."""
     command = ["curl", "-sS", "--cacert", str(rest.roots), "-w", "\n%{http_code}", *arguments]

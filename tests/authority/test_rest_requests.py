@@ -19,18 +19,6 @@ from legation.errors import (
     LimitExceeded,
     VerificationError,
 )
-from tests.support.rest_server import serving
-
-
-@pytest.fixture
-async def rest(tmp_path):
-    async with serving(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def admin(rest):
-    return rest.connect_as("root", Role.ADMIN)
 
 
 @pytest.mark.parametrize(

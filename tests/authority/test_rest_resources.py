@@ -11,32 +11,13 @@ from cryptography import x509
 from legation.authority.model import Role
 from legation.errors import Conflict
 from legation.pki import build_request, generate_key
-from tests.support.rest_server import run, serving
+from tests.support.policies import allow
+from tests.support.rest_server import run
 
 API = "spiffe://example.org/ns/prod/api"
 AGENT = "spiffe://example.org/legation/agent/one"
 ENTRY = {"spiffe_id": API, "selectors": ["unix:uid:1000"], "agents": [AGENT]}
-POLICY = {
-    "apiVersion": "legation/v1",
-    "kind": "AuthorizationPolicy",
-    "metadata": {"name": "api"},
-    "spec": {
-        "target": {"spiffeIDs": [API]},
-        "action": "ALLOW",
-        "rules": [{"from": [{"spiffeIDs": ["spiffe://example.org/web"]}]}],
-    },
-}
-
-
-@pytest.fixture
-async def rest(tmp_path):
-    async with serving(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def admin(rest):
-    return rest.connect_as("root", Role.ADMIN)
+POLICY = allow(API, "spiffe://example.org/web", name="api")
 
 
 async def test_an_entry_is_created_shown_changed_and_deleted(admin):
@@ -259,7 +240,6 @@ async def test_an_agent_enrols_without_a_certificate(rest):
     stranger = rest.connect(None)
     enrolled = await stranger.ask("POST", "/v1/enrol", {"token": "good-token", "csr": csr()})
     assert enrolled.status == 201
-    assert enrolled.json["agents_port"] == 8444
     assert base64.b64decode(enrolled.json["feed_keys"][0]) == b"\x02" * 32
     assert enrolled.json["trust_domain"] == "example.org"
     assert enrolled.json["bundle"]["keys"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from legation.authority.http.server import HTTPServer, Limits
+from legation.authority.http.connection import Limits
+from legation.authority.http.server import HTTPServer
 from legation.authority.http.tls import ServingTLS
 from legation.authority.model import Role
 from legation.errors import InvalidInput, Unavailable
@@ -226,6 +227,20 @@ async def test_one_connection_too_many_is_told_so(rest):
         writer.close()
 
 
+async def test_strangers_do_not_take_the_room_of_those_who_show_a_certificate(rest):
+    """Nor the other way round: each have their own bound, and it is counted down again."""
+    strangers = [await opened(rest) for _ in range(QUICK.connections)]
+    assert (await answered(rest, GET)).startswith(b"HTTP/1.1 503 ")
+    alice = rest.connect_as("alice", Role.VIEWER)
+    assert (await alice.ask("GET", "/v1/status")).status == 200
+    for _, writer in strangers:
+        writer.close()
+        await writer.wait_closed()
+    async with asyncio.timeout(5):
+        while (await answered(rest, GET)).startswith(b"HTTP/1.1 503 "):
+            await asyncio.sleep(0.02)
+
+
 async def test_a_websocket_upgrade_is_not_taken(rest, caplog):
     """An upgrade is ignored as HTTP allows, and fills no log."""
     request = GET[:-2] + b"connection: upgrade, close\r\nupgrade: websocket\r\n\r\n"
@@ -312,4 +327,40 @@ def test_all_of_it_works_on_uvloop_too(tmp_path) -> None:
             writer.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_client_that_takes_nothing_of_its_answer_is_cut(factory):
+    """One that takes it slowly gets it all, however long that lasts."""
+    size = 24 << 20
+
+    async def large(_scope, _receive, send):
+        length = (b"content-length", str(size).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        for _ in range(24):
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario():
+        limits = Limits(stalled_s=0.5, grace_s=0.1)
+        server = HTTPServer(large, host="127.0.0.1", port=0, limits=limits)
+        await server.start()
+        slow, slow_writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2 << 20)
+        stuck, stuck_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        try:
+            for writer in (slow_writer, stuck_writer):
+                writer.write(GET)
+            taken = 0
+            while taken < size:
+                taken += len(await asyncio.wait_for(slow.read(2 << 20), 5))
+                await asyncio.sleep(0.1)
+            with contextlib.suppress(ConnectionResetError):  # what was on its way may still come
+                assert len(await asyncio.wait_for(stuck.read(), 5)) < size
+        finally:
+            for writer in (slow_writer, stuck_writer):
+                writer.close()
+            await server.stop()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(scenario())

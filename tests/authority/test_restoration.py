@@ -58,7 +58,7 @@ async def test_agents_begin_anew_after_a_restore(tmp_path: Path) -> None:
         assert after["feed_id"] != before["feed_id"]
         assert after["revision"] > before["revision"] + 1_000_000
         assert list(world.services.entries.list()) == []  # the copy does not know it
-        agent.port = world.authority.agents_port
+        agent.port = world.api.port
         async with agent.connected() as caller:
             stream = await caller.sync(revision=before["revision"], feed_id=before["feed_id"])
             part = await stream.events()
@@ -79,7 +79,7 @@ async def test_without_the_command_the_authority_notices(tmp_path: Path) -> None
         before = world.services.status.status()
     copy.rename(settings.database)
     async with running(settings, new=False) as world:
-        agent.port = world.authority.agents_port
+        agent.port = world.api.port
         async with agent.connected() as caller:
             stream = await caller.sync(revision=before["revision"], feed_id=before["feed_id"])
             await stream.events()

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from cryptography import x509
@@ -14,7 +14,13 @@ from cryptography import x509
 from legation.authority.events import CRLPublished, Released, RevocationAsked
 from legation.authority.revoking import batches as revocation_batches
 from legation.authority.revoking import revocation
-from legation.authority.revoking.scopes import AgentScope, PatternScope, RequestState
+from legation.authority.revoking.scopes import (
+    _WORDS,
+    AgentScope,
+    PatternScope,
+    RequestState,
+    Scope,
+)
 from legation.causes import Cause
 from legation.errors import Unavailable
 from legation.pki import RevocationList, build_request, generate_key, public_key_der
@@ -376,3 +382,9 @@ async def test_an_unknown_request_is_not_found(world: World, admin: Connection) 
     for word in ("approve", "reject"):
         answer = await admin.ask("POST", f"/v1/revocation-requests/{'0' * 16}/{word}")
         assert (answer.status, answer.code) == (404, "not_found")
+
+
+def test_every_scope_has_a_word_of_its_own() -> None:
+    """Logs and metrics can say what any revocation was about."""
+    assert set(_WORDS) == set(get_args(Scope))
+    assert len(set(_WORDS.values())) == len(_WORDS)

@@ -23,22 +23,14 @@ from legation.errors import (
 from legation.pki import SpiffeID, build_request, certificate_from_der, generate_key
 from legation.wire.feed import Kind
 from tests.support.authority import ADMIN, World, agent_id, running, settings_for, spiffe_id
+from tests.support.policies import allow
 
 ENTRY = {
     "spiffe_id": "spiffe://example.org/api",
     "selectors": ["unix:uid:1000"],
     "agents": ["spiffe://example.org/legation/agent/one"],
 }
-POLICY: dict[str, Any] = {
-    "apiVersion": "legation/v1",
-    "kind": "AuthorizationPolicy",
-    "metadata": {"name": "p"},
-    "spec": {
-        "target": {"spiffeIDs": ["spiffe://example.org/api"]},
-        "action": "ALLOW",
-        "rules": [{"from": [{"spiffeIDs": ["spiffe://example.org/web"]}]}],
-    },
-}
+POLICY = allow("spiffe://example.org/api", "spiffe://example.org/web", name="p")
 
 
 def csr() -> bytes:
@@ -202,7 +194,6 @@ async def test_an_agent_joins_with_its_token(world: World) -> None:
     assert leaf.public_key() == key.public_key()
     assert len(enrolment.chain) == 2
     assert enrolment.bundle == world.services.status.bundle_document()
-    assert enrolment.agents_port == world.authority.agents_port
     assert [len(key) for key in enrolment.feed_keys] == [32]
     record = await world.services.certificates.get(leaf.serial_number)
     assert (record.profile, record.spiffe_id) == ("agent", str(agent_id("one")))

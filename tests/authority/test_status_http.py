@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
-from legation.authority.http.server import HTTPServer, Limits
+from legation.authority.http.connection import Limits
+from legation.authority.http.server import HTTPServer
 from legation.authority.status_http import MAX_AGE_S, build_status_application
 from legation.clock import FixedClock
 from legation.pki import TrustBundle

@@ -75,7 +75,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAutho
     directory = tmp_path_factory.mktemp("authority") / "data"
     port = unused_port()
     flags = ("--trust-domain", "example.org", "--data-dir", str(directory))
-    flags += ("--listen", f"127.0.0.1:{port}", "--listen-agents", "127.0.0.1:0")
+    flags += ("--listen", f"127.0.0.1:{port}")
     flags += ("--listen-status", "127.0.0.1:0", "--log-format", "json")
     assert run(["server", "init", *flags]) == 0
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LEGATION_")}

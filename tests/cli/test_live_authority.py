@@ -259,7 +259,6 @@ def test_break_glass_needs_a_stopped_authority(
 def test_break_glass_makes_an_admin(cli: CLI, tmp_path: Path) -> None:
     """With the authority stopped, a new admin is certified and audited."""
     flags = ("--trust-domain", "a.org", "--data-dir", tmp_path / "a")
-    flags += ("--listen-agents", "127.0.0.1:0")
     assert cli("server", "init", *flags).status == 0
     ended = cli("server", "operator-certificate", *flags, "--operator", "rescue",
                 "--to", tmp_path / "rescue")  # fmt: skip

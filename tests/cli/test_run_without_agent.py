@@ -15,7 +15,7 @@ import pytest
 from legation.config.attestation import NodeAttestation
 from legation.pki import certificates_from_pem
 from tests.support.authority import ADMIN, World, agent_id, running, settings_for
-from tests.support.identity_provider import Served
+from tests.support.identity_provider import served_in
 
 AUDIENCE = "legation:ca.example.org"
 SHOW = """
@@ -29,18 +29,8 @@ raise SystemExit(7)
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A CI system's issuer, over HTTPS."""
-    folder = tmp_path_factory.mktemp("issuer")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-keyout", folder / "key", "-out", folder / "crt", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    (folder / "both").write_bytes((folder / "crt").read_bytes() + (folder / "key").read_bytes())
-    served: Any = Served(folder / "both")
-    served.roots = folder / "crt"
-    yield served
-    served.stop()
+    with served_in(tmp_path_factory.mktemp("issuer")) as issuer:
+        yield issuer
 
 
 @pytest.fixture

@@ -79,9 +79,11 @@ def test_an_agent_tells_how_it_is(cli: CLI, agent: Path, authority: RunningAutho
 
 def test_the_authority_lists_its_agents(cli: CLI, agent: Path, authority: RunningAuthority) -> None:
     """The status of the authority shows each agent and each enforcement point."""
-    shown = cli("status", *authority.connection).out
+    deadline = time.monotonic() + 20
+    while "ENFORCEMENT POINT" not in (shown := cli("status", *authority.connection).out):
+        assert time.monotonic() < deadline, shown  # it may not be in step yet
+        time.sleep(0.1)
     assert "node-1" in shown
-    assert "ENFORCEMENT POINT" in shown
     data = cli("status", *authority.connection, "-o", "json").data
     assert [row["connected"] for row in data["agents"]] == [True]
 
@@ -128,6 +130,15 @@ def test_a_disconnected_point_is_said_and_no_failure(capsys: pytest.CaptureFixtu
     err = capsys.readouterr().err
     assert "disconnected: envoy/api" in err
     assert "2 of 2" in err
+
+
+def test_a_point_that_left_is_said_and_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether it has ended or lost its agent nobody knows: a person should."""
+    summary = {"complete": True, "missing": [], "disconnected": [], "elapsed_s": 0.1, "reached": 2}
+    revoke._judge({**summary, "left": [POINT]})
+    assert "left: envoy/api" in capsys.readouterr().err
+    revoke._judge(summary)  # of an older authority
+    assert "left" not in capsys.readouterr().err
 
 
 def test_a_repeated_revocation_takes_no_time() -> None:

@@ -33,7 +33,6 @@ def test_the_authority_is_told_what_the_configuration_says(tmp_path: Path) -> No
             **{
                 "data_dir": str(tmp_path),
                 "names": ["ca.example.org", "10.0.0.1"],
-                "listen.agents": "0.0.0.0:9000",
                 "listen.status": "0.0.0.0:9001",
                 "certificates.default_lifetime": "30m",
                 "certificates.issuer_key": "ed25519",
@@ -44,7 +43,6 @@ def test_the_authority_is_told_what_the_configuration_says(tmp_path: Path) -> No
     )
     assert settings.dns_names == ("ca.example.org",)
     assert settings.ip_addresses == (IPv4Address("10.0.0.1"),)
-    assert (settings.agents_host, settings.agents_port) == ("0.0.0.0", 9000)
     assert settings.status_url == "http://ca.example.org:9001"
     assert settings.workload_lifetime_s == 1800
     assert settings.issuer_algorithm is KeyAlgorithm.ED25519
@@ -98,10 +96,7 @@ def test_a_new_agent_is_told_how_to_enrol(tmp_path: Path) -> None:
     assert len(settings.enrolment.authorities) == 1
     assert (settings.timing.renew_at_remaining, settings.timing.spread) == (0.5, 0.2)
     assert str(settings.api) == "ca.example.org:8443"
-    assert settings.streams is None
     assert "secret-token" not in repr(settings)
-    moved = load(AgentConfig, environment={}, flags={**flags, "server.agents": "new.org:9"})
-    assert str(agent_settings_of(moved).streams) == "new.org:9"
 
 
 def test_an_agent_without_a_token_says_how_to_get_one(cli: CLI, tmp_path: Path) -> None:

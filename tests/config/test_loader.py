@@ -34,20 +34,19 @@ def test_each_source_overrides_the_one_before_it(tmp_path: Path) -> None:
     """A flag beats the environment, which beats the file, which beats the default."""
     file = write(
         tmp_path,
-        MINIMAL + '[listen]\napi = "127.0.0.1:1"\nagents = "127.0.0.1:2"\nstatus = "127.0.0.1:3"\n',
+        MINIMAL + '[listen]\napi = "127.0.0.1:1"\nstatus = "127.0.0.1:3"\n',
     )
     loaded = load(
         ServerConfig,
         path=file,
-        environment={"LEGATION_LISTEN__AGENTS": "[::1]:22", "LEGATION_LISTEN__STATUS": "h:33"},
+        environment={"LEGATION_LISTEN__API": "[::1]:22", "LEGATION_LISTEN__STATUS": "h:33"},
         flags={"listen.status": "h:333", "log.level": None},
     )
-    assert loaded.config.listen.api == Address("127.0.0.1", 1)
-    assert loaded.config.listen.agents == Address("::1", 22)
-    assert str(loaded.config.listen.agents) == "[::1]:22"
+    assert loaded.config.listen.api == Address("::1", 22)
+    assert str(loaded.config.listen.api) == "[::1]:22"
     assert loaded.config.listen.status == Address("h", 333)
-    assert loaded.origins["listen.api"] == str(file)
-    assert loaded.origins["listen.agents"] == "LEGATION_LISTEN__AGENTS"
+    assert loaded.origins["trust_domain"] == str(file)
+    assert loaded.origins["listen.api"] == "LEGATION_LISTEN__API"
     assert loaded.origins["listen.status"] == "flag"
     assert loaded.origins["log.level"] == "default"
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -212,6 +213,23 @@ async def test_a_server_that_ends_connections_for_its_own_reasons_is_not_taken_t
         found = outcomes(await drilled(authority, target), target)
     assert found[Kind.OPEN_HTTP1] is Outcome.LET_IN
     assert found[Kind.BYSTANDER] is Outcome.UNHARMED
+
+
+async def test_a_server_that_has_had_enough_before_the_revocation_proves_nothing() -> None:
+    """It refuses the very decoy that will be revoked, for its many tries and never for that."""
+    authority = DecoyAuthority()
+    tries: Counter[int | None] = Counter()
+
+    def respond(serial: int | None) -> bytes | None:
+        if authority.revoked:
+            return SERVED
+        tries[serial] += 1
+        return None if max(tries.values()) > 8 and tries[serial] > 4 else SERVED
+
+    async with http1(authority.context(), respond) as target:
+        found = rows(await drilled(authority, target), target)
+    assert found[Kind.NEW_HANDSHAKE].outcome is Outcome.REFUSED_BEFORE
+    assert found[Kind.NEW_HANDSHAKE].after_ms is None
 
 
 async def test_a_server_that_resumes_sessions_of_the_revoked_is_found() -> None:

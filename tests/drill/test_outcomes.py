@@ -123,6 +123,14 @@ def test_what_was_watched_is_refused_let_in_or_gone(watched: Watched, judged: ob
     assert judge_watch(watched, since=10.0) == judged
 
 
+def test_a_refusal_before_anything_was_revoked_is_no_proof() -> None:
+    """A server that has had enough of us; one after the question and before its answer is fine."""
+    for refused_at, outcome in ((9.9, Outcome.REFUSED_BEFORE), (10.0, Outcome.REFUSED)):
+        watched = Watched(refused_at=refused_at, sight=CLOSED)
+        found, after_ms, _ = judge_watch(watched, since=10.1, asked=10.0)
+        assert (found, after_ms) == (outcome, None if found.is_finding else 0.0)
+
+
 @pytest.mark.parametrize(
     ("sight", "outcome"),
     [(ALERT, Outcome.REFUSED), (SERVED, Outcome.LET_IN), (GONE, Outcome.NOT_REACHABLE)],

@@ -12,7 +12,7 @@ from legation.envoy.revocation import (
     upstream_epoch,
     upstream_facts,
 )
-from legation.wire.feed import IssuerName, Kind, Revocation
+from legation.wire.feed import Kind
 from tests.support.envoy import API, MOBILE, STRANGER, WEB, Authorities, Feed
 
 
@@ -91,26 +91,10 @@ def test_matcher_looks_up_serials_then_identities() -> None:
     assert last == {"@type": type_urls.RBAC_ACTION, "name": "not_revoked", "action": "ALLOW"}
 
 
-def _revoke_issuer(feed: Feed, authorities: Authorities, reason: str) -> str:
-    certificate = authorities.issuer.certificate
-    name = certificate.subject.rfc4514_string()
-    row = Revocation(
-        serial=certificate.serial_number,
-        spiffe_id="spiffe://example.org",
-        issuer="00" * 20,
-        reason=reason,
-        revoked_at=certificate.not_valid_before_utc,
-        expires_at=certificate.not_valid_after_utc,
-        signs_as=IssuerName(name=name, key_id=authorities.issuer_id),
-    )
-    feed.put(Kind.REVOCATION, format(row.serial, "x"), row.to_value())
-    return name
-
-
 def test_a_bad_issuer_is_looked_up_by_its_name(feed: Feed, authorities: Authorities) -> None:
     """Whoever names it is refused on an open connection, whatever the policies; and pools end."""
     before = upstream_epoch(upstream_facts(feed.state, API))
-    name = _revoke_issuer(feed, authorities, "cACompromise")
+    name = feed.revoke_issuer(authorities, "cACompromise")
     peers = revoked_peers(feed.state, API)
     assert peers.issuers == (name,)
     assert peers.adds_to(RevokedPeers())
@@ -126,15 +110,18 @@ def test_an_issuer_that_was_superseded_ends_nothing_that_is_open(
     feed: Feed, authorities: Authorities
 ) -> None:
     """Its certificates were good when the connections began; new handshakes are refused."""
-    _revoke_issuer(feed, authorities, "superseded")
+    feed.revoke_issuer(authorities, "superseded")
     assert revoked_peers(feed.state, API) == RevokedPeers()
     assert upstream_epoch(upstream_facts(feed.state, API)) == "0"
 
 
 def test_tcp_matcher_has_identities_only() -> None:
-    """A network filter cannot see serials."""
-    config = matcher(RevokedPeers(serials=(1,), identities=(WEB,)), tcp=True)
+    """A network filter cannot see serials and issuers; it tells only that there are others."""
+    peers = RevokedPeers(serials=(1,), identities=(WEB,), issuers=("CN=bad",))
+    config = matcher(peers, tcp=True)
     assert set(config["matcher_tree"]["exact_match_map"]["map"]) == {WEB}
+    changed = [RevokedPeers(serials=(1,)), RevokedPeers(issuers=("CN=bad",)), RevokedPeers()]
+    assert len({str(matcher(one, tcp=True)) for one in changed}) == 3
 
 
 def test_epoch_follows_the_facts_about_one_upstream(feed: Feed, authorities: Authorities) -> None:

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from legation.authority.http.server import ConnectionProtocol, Limits
+from legation.authority.http.connection import ConnectionProtocol, Limits
 from legation.authority.rest.application import build_application
 from legation.authority.status_http import build_status_application
 from legation.clock import SystemClock
@@ -97,7 +97,8 @@ class _Target:
         state = ServerState()
         shared = {"stopping": asyncio.Event()}
         limits = Limits(head_bytes=4096, head_fields=16, pipelined=4)
-        protocol = ConnectionProtocol(config, state, shared, limits=limits)
+        opened = {False: 0, True: 0}
+        protocol = ConnectionProtocol(config, state, shared, limits=limits, open_connections=opened)
         transport = _Transport()
         protocol.connection_made(transport)
         # In two reads, so that every boundary is also one between two segments.
@@ -107,6 +108,7 @@ class _Target:
                 protocol.data_received(part)
                 await asyncio.sleep(0)
         protocol.connection_lost(None)
+        assert opened == {False: 0, True: 0}
         if state.tasks:
             await asyncio.wait(state.tasks, timeout=5)
         assert not state.tasks, "a request outlived its connection"

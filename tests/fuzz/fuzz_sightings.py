@@ -6,7 +6,7 @@ from google.protobuf.message import DecodeError
 
 from legation.agent.local.enforcement_sightings import see_refused, take_sightings
 from legation.agent.model import PointBoard
-from legation.authority.agents.seen import addresses_of, peer_address, sightings_of
+from legation.authority.agents.seen import addresses_of, sightings_of
 from legation.authority.misuse.correlator import Correlator
 from legation.authority.misuse.model import CertificateFacts, Thresholds
 from legation.wire.protobuf import agent_pb2, enforcement_pb2
@@ -30,7 +30,6 @@ SEEDS = (
     enforcement_pb2.Sightings(
         sightings=[enforcement_pb2.Sighting(first_ms_ago=2, **_ROW)]
     ).SerializeToString(),
-    b"ipv6:%5B2001:db8::1%25eth0%5D:4711",
 )
 
 
@@ -58,4 +57,3 @@ def one_input(data: bytes) -> None:
         see_refused(board, "sdk/a", refusals, at=0.0)
     board.sightings.take()
     correlator.due(NOW)
-    peer_address(data.decode("latin-1"))

@@ -17,6 +17,7 @@ from legation.sdk.authorize import authorize_any
 from legation.sdk.tls.pyopenssl import ClientEngine, ServerEngine, Timeouts
 from legation.sdk.tls.pyopenssl.protocol import TLSProtocol
 from tests.support.sdk_source import Authority, MemorySource
+from tests.support.sdk_tls import MemoryTransport
 
 _AUTHORITY = Authority()
 _API = MemorySource(_AUTHORITY.issue("/api"), _AUTHORITY.bundle())
@@ -24,29 +25,6 @@ _WEB = MemorySource(_AUTHORITY.issue("/web"), _AUTHORITY.bundle())
 _SERVER = ServerEngine(_API, authorize=authorize_any(), alpn=("h2",))
 _CLIENT = ClientEngine(_WEB, authorize=authorize_any(), alpn=("h2",))
 _EVENTS = 200
-
-
-class _Wire(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = bytearray()
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        assert not self.closed or not data, "written after the end"
-        self.sent += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 def _write(transport: Any, data: bytes) -> None:
@@ -87,7 +65,7 @@ class _Script:
         self.application = _Application()
         engine, other = (_SERVER, _CLIENT) if data[:1] < b"\x80" else (_CLIENT, _SERVER)
         self.tls = TLSProtocol(engine, lambda: self.application, timeouts=Timeouts())
-        self.wire = _Wire()
+        self.wire = MemoryTransport()
         self.peer, _ = other.begin()
 
     def step(self, event: int, size: int, payload: bytes) -> None:

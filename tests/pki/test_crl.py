@@ -244,6 +244,22 @@ def test_a_successor_passes_the_gate(good):
     check_successor(first, read(good, number=6), issuer, NOW)
 
 
+def test_a_list_from_the_future_may_be_followed_by_one_of_today(good):
+    """A clock was ahead. No verifier accepts it, so all that it still forbids are lower numbers."""
+    future = read(good, this_update=NOW + HOUR, next_update=NOW + 3 * HOUR)
+    today = read(good, number=6)
+    check_successor(future, today, good.issuer.certificate, NOW)
+    with pytest.raises(Conflict, match="number 5 does not follow 5"):
+        check_successor(future, read(good), good.issuer.certificate, NOW)
+    with pytest.raises(Conflict, match="older than the previous"):
+        check_successor(
+            future,
+            read(good, number=6, next_update=NOW + 3 * HOUR),
+            good.issuer.certificate,
+            NOW + HOUR,
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [

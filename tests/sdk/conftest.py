@@ -1,39 +1,26 @@
 """A real agent under test, for the sources of the SDK to follow."""
 
 import asyncio
-import contextlib
+import functools
 import os
-import tempfile
-from pathlib import Path
 
 import pytest
 
-from legation.agent.identity import IdentityStore
-from legation.agent.wiring import Agent, AgentSettings
-from legation.wire.feed import Kind, WorkloadEntry
-from tests.support.scripted_authority import AGENT_ID, TRUST_DOMAIN, ScriptedAuthority
+from legation.agent.wiring import AgentSettings
+from tests.support.agents import enrol, entry_at, running_agent, running_authority
 
 MINE = (f"unix:uid:{os.getuid()}",)
 
 
 @pytest.fixture
 async def authority():
-    async with ScriptedAuthority() as authority:
-        authority.publish(Kind.BUNDLE, TRUST_DOMAIN.name, authority.bundle.to_document())
+    async with running_authority() as authority:
         yield authority
 
 
 @pytest.fixture
-def run_directory():
-    """A directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
-
-
-@pytest.fixture
-def socket(run_directory):
-    return run_directory / "agent.sock"
+def socket(short_path):
+    return short_path / "agent.sock"
 
 
 @pytest.fixture
@@ -45,14 +32,8 @@ def address(socket):
 def start_agent(authority, tmp_path, socket):
     """Start an enrolled agent, or start it again."""
     settings = AgentSettings(data_dir=tmp_path / "agent", socket=socket)
-    IdentityStore(settings.data_dir).save_enrolment(authority.identity(), authority.membership())
-
-    @contextlib.asynccontextmanager
-    async def start(**options):
-        async with await Agent.open(settings, **options) as agent:
-            yield agent
-
-    return start
+    enrol(authority, settings)
+    return functools.partial(running_agent, settings)
 
 
 @pytest.fixture
@@ -67,13 +48,7 @@ def entry(authority):
     """Give this process an identity."""
 
     def make(path="/api", *, identifier="e1", **fields):
-        entry = WorkloadEntry(
-            id=identifier,
-            spiffe_id=f"spiffe://{TRUST_DOMAIN}{path}",
-            selectors=MINE,
-            agents=(str(AGENT_ID),),
-            **fields,
-        )
+        entry = entry_at(path, id=identifier, selectors=MINE, **fields)
         authority.put_entry(entry)
         return entry
 

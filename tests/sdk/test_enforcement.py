@@ -15,7 +15,7 @@ from legation.agent.local.enforcement_log import SERIALS_IN_A_PART, EnforcementL
 from legation.clock import SystemClock
 from legation.pki import SpiffeID
 from legation.sdk.enforcement import Enforcement
-from legation.wire.feed import FeedState, Kind, PublishedCRL
+from legation.wire.feed import FeedState, Kind, PublishedCRL, Revocation
 from legation.wire.protobuf import enforcement_pb2 as pb
 
 HEADER = (("workload.spiffe.io", "true"),)
@@ -246,6 +246,16 @@ async def test_freshness_follows_the_newest_list(authority, agent, channel, iden
 # --- the log ----------------------------------------------------------------------------------
 
 
+REVOCATION = Revocation(
+    serial=1,
+    spiffe_id="spiffe://example.org/x",
+    issuer="aa",
+    reason="superseded",
+    revoked_at=datetime(2031, 1, 1, tzinfo=UTC),
+    expires_at=datetime(2031, 1, 2, tzinfo=UTC),
+)
+
+
 class State:
     """A feed state whose values do not matter."""
 
@@ -255,7 +265,7 @@ class State:
     def set(self, *, revoked=(), banned=(), forgotten=(), unbanned=()):
         for serial in revoked:
             self.state.revision += 1
-            self.state.revocations[serial] = None
+            self.state.revocations[serial] = REVOCATION
         for name in banned:
             self.state.revision += 1
             self.state.bans[name] = None

@@ -28,7 +28,15 @@ from legation.sdk.peers import PeerRefused
 from legation.sdk.tls import pyopenssl
 from legation.sdk.tls.pyopenssl import ClientEngine, ServerEngine, Timeouts, TLSFailure, over_tls
 from tests.support.sdk_source import HOUR, Authority, MemorySource, now
-from tests.support.sdk_tls import MUST_STAPLE, ask, connect, echo_server, hang_up, until
+from tests.support.sdk_tls import (
+    MUST_STAPLE,
+    MemoryTransport,
+    ask,
+    connect,
+    echo_server,
+    hang_up,
+    until,
+)
 
 AUTHORITY = Authority()
 
@@ -450,36 +458,12 @@ async def test_a_server_staples_what_its_source_has() -> None:
 # --- chunks ----------------------------------------------------------------------------------
 
 
-class Wire(asyncio.Transport):
-    """A transport in memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = bytearray()
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        self.sent += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
 def _converse(messages: list[bytes], cuts: list[int]) -> bytes:
     """Let a plain OpenSSL client send messages; return what an application gets in chunks."""
 
     async def scenario() -> bytes:
         tls = over_tls(Recording, ServerEngine(API, authorize=authorize_any()))()
-        wire = Wire()
+        wire = MemoryTransport()
         tls.connection_made(wire)
         client, _ = ClientEngine(WEB, authorize=authorize_any()).begin()
         turn = iter(cuts * 10_000)
@@ -523,7 +507,7 @@ def test_any_chunking_gives_the_same_plaintext(messages: list[bytes], cuts: list
 async def test_session_tickets_travel_with_the_first_answer() -> None:
     """A server sends its flight, and after that nothing of its own accord."""
     factory = over_tls(Recording, ServerEngine(API, authorize=authorize_any()))
-    server, wire = factory(), Wire()
+    server, wire = factory(), MemoryTransport()
     client, _ = ClientEngine(WEB, authorize=authorize_any()).begin()
     with suppress(SSL.WantReadError):
         client.do_handshake()

@@ -3,8 +3,8 @@
 Store, keys and TLS are real. What no real authority does is in `scripted_authority`.
 """
 
+import asyncio
 import contextlib
-import dataclasses
 import hashlib
 import ssl
 import tempfile
@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import grpc
 
 from legation.agent.enrolment import EnrolmentRequest
 from legation.agent.evidence import JoinToken
@@ -42,7 +40,7 @@ from legation.pki import (
     private_key_to_pem,
 )
 from legation.pki.pem import encode
-from legation.wire.agent_calls import ISSUE_PATH, MEDIA_TYPE, RENEW_PATH, SYNC_METHOD
+from legation.wire.agent_calls import ISSUE_PATH, MEDIA_TYPE, RENEW_PATH, SYNC_PATH
 from legation.wire.feed import FeedEvent, SignedEvent, WorkloadEntry, open_event
 from legation.wire.protobuf import agent_pb2 as pb
 from tests.support.rest_server import Answer, Connection
@@ -127,7 +125,6 @@ class World:
             await listener.start()
             self._stack.push_async_callback(listener.stop)
         self._api_port, self._status_port = self.api.port, self.status.port
-        self.settings = dataclasses.replace(self.settings, agents_port=self.authority.agents_port)
 
     async def stop(self) -> None:
         """Stop it."""
@@ -153,8 +150,7 @@ class World:
             key=key,
             chain=enrolment.chain,
             feed_keys=enrolment.feed_keys,
-            api_port=self.api.port,
-            port=self.authority.agents_port,
+            port=self.api.port,
             roots=self.authority.serving.credentials.authorities_pem,
         )
 
@@ -210,7 +206,6 @@ class Agent:
     key: PrivateKey
     chain: Sequence[bytes]
     feed_keys: tuple[bytes, ...]
-    api_port: int
     port: int
     roots: bytes
 
@@ -233,24 +228,14 @@ class Agent:
             context.load_cert_chain(file.name)
         return context
 
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Return credentials for a gRPC channel."""
-        chain = certificates_to_pem(certificate_from_der(der) for der in self.chain)
-        return grpc.ssl_channel_credentials(self.roots, private_key_to_pem(self.key), chain)
-
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator["Caller"]:
         """Open connections, each when it is needed first."""
-        target = f"localhost:{self.port}"
-        # A channel of its own, not one that gRPC shares among equal ones.
-        options = (("grpc.use_local_subchannel_pool", 1),)
-        async with grpc.aio.secure_channel(target, self.credentials(), options=options) as channel:
-            caller = Caller(channel, self.api_port, self.context(), self.feed_keys)
-            try:
-                yield caller
-            finally:
-                for connection in caller.idle:
-                    connection.close()
+        caller = Caller(self.port, self.context(), self.feed_keys)
+        try:
+            yield caller
+        finally:
+            caller.close()
 
 
 class Refused(Exception):
@@ -268,21 +253,22 @@ class Caller:
     """Calls the authority as an agent does.
 
     Attributes:
-        idle: the open HTTPS connections; one after the other asks on the same.
+        idle: the open connections for requests; one after the other asks on the same.
     """
 
     def __init__(
-        self,
-        channel: grpc.aio.Channel,
-        api_port: int,
-        context: ssl.SSLContext,
-        feed_keys: tuple[bytes, ...] = (),
+        self, port: int, context: ssl.SSLContext, feed_keys: tuple[bytes, ...] = ()
     ) -> None:
-        self.channel = channel
         self.feed_keys = feed_keys
         self.idle: list[Connection] = []
-        self._api_port = api_port
+        self._streams: list[Stream] = []
+        self._port = port
         self._context = context
+
+    def close(self) -> None:
+        """Close all connections."""
+        for each in (*self.idle, *self._streams):
+            each.close()
 
     async def post(
         self,
@@ -293,7 +279,7 @@ class Caller:
         media_type: str = MEDIA_TYPE,
     ) -> Answer:
         """Send any request."""
-        connection = self.idle.pop() if self.idle else Connection(self._api_port, self._context)
+        connection = self.idle.pop() if self.idle else Connection(self._port, self._context)
         try:
             answer = await connection.ask(
                 method, path, raw=body, headers={"content-type": media_type}
@@ -318,40 +304,106 @@ class Caller:
 
     async def sync(self, *, revision: int = 0, feed_id: str = "", version: str = "1") -> "Stream":
         """Open the Sync stream and say hello."""
-        stream = Stream(self)
+        stream = await self.stream()
         await stream.send(
             pb.SyncRequest(hello=pb.Hello(revision=revision, feed_id=feed_id, version=version))
         )
         return stream
 
+    async def stream(self) -> "Stream":
+        """Open the Sync stream and say nothing.
+
+        Raises:
+            Refused: the authority does not grant it.
+        """
+        stream = Stream(self._port, self.feed_keys)
+        self._streams.append(stream)
+        await stream.open(self._context)
+        return stream
+
 
 class Stream:
-    """An open Sync stream."""
+    """A Sync stream, spoken without the code under test: chunks by hand, frames by hand.
 
-    def __init__(self, caller: Caller) -> None:
-        method = caller.channel.stream_stream(
-            SYNC_METHOD,
-            request_serializer=pb.SyncRequest.SerializeToString,
-            response_deserializer=pb.SyncResponse.FromString,
+    Attributes:
+        problem: the authority's last word, once it has said it.
+    """
+
+    def __init__(self, port: int, feed_keys: tuple[bytes, ...]) -> None:
+        self.problem: pb.Problem | None = None
+        self._port = port
+        self._feed_keys = feed_keys
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter | None = None
+        self._body = bytearray()
+
+    async def open(self, context: ssl.SSLContext) -> None:
+        """Connect and ask for it."""
+        self._reader, self._writer = await asyncio.open_connection(
+            "localhost", self._port, ssl=context
         )
-        self.call = method(timeout=20)
-        self._feed_keys = caller.feed_keys
+        head = (
+            f"POST {SYNC_PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MEDIA_TYPE}\r\n"
+            "transfer-encoding: chunked\r\n\r\n"
+        )
+        self._writer.write(head.encode())
+        status, *fields = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = dict(field.lower().split(": ", 1) for field in fields if field)
+        number = int(status.split()[1])
+        if number != 200:
+            content = await self._reader.readexactly(int(headers["content-length"]))
+            raise Refused(Answer(number, headers, content))
+        assert headers["transfer-encoding"] == "chunked"
+
+    def close(self) -> None:
+        """Leave without a word."""
+        if self._writer is not None:
+            self._writer.transport.abort()
 
     async def send(self, message: pb.SyncRequest) -> None:
         """Send one message."""
-        await self.call.write(message)
+        await self.send_bytes(message.SerializeToString())
+
+    async def send_bytes(self, message: bytes) -> None:
+        """Send one message, whatever it is."""
+        await self.send_body(len(message).to_bytes(4, "big") + message)
+
+    async def send_body(self, data: bytes) -> None:
+        """Send a part of the request's body."""
+        assert self._writer is not None
+        self._writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+        await self._writer.drain()
+
+    async def finish(self) -> None:
+        """End the request's body."""
+        assert self._writer is not None
+        self._writer.write(b"0\r\n\r\n")
 
     async def receive(self) -> pb.SyncResponse | None:
         """Return the next message, or None at the end."""
-        message = await self.call.read()
-        return None if message is grpc.aio.EOF else message
+        while len(self._body) < 4 or len(self._body) < 4 + self._length:
+            size = int(await self._reader.readuntil(b"\r\n"), 16)
+            self._body += (await self._reader.readexactly(size + 2))[:-2]
+            if not size:
+                assert not self._body, "the stream ended within a message"
+                return None
+        end = 4 + self._length
+        message = pb.SyncResponse.FromString(bytes(self._body[4:end]))
+        del self._body[:end]
+        if message.HasField("problem"):
+            self.problem = message.problem
+        return message
+
+    @property
+    def _length(self) -> int:
+        return int.from_bytes(self._body[:4], "big")
 
     async def events(self) -> pb.Events:
         """Return the next message with events, heartbeats passed over."""
         while (message := await self.receive()) is not None:
             if message.HasField("events"):
                 return message.events
-        raise AssertionError(f"the stream ended: {await self.call.details()}")
+        raise AssertionError(f"the stream ended: {self.problem}")
 
     async def until(self, revision: int) -> list[FeedEvent]:
         """Return the events up to a revision, their signatures checked."""
@@ -369,12 +421,11 @@ class Stream:
             for event in part.events
         ]
 
-    async def ended(self) -> tuple[grpc.StatusCode, str]:
-        """Wait for the end; return status and message."""
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            while await self.receive() is not None:
-                pass
-        return await self.call.code(), await self.call.details()
+    async def ended(self) -> tuple[str, str]:
+        """Wait for the end; return code and message of the reason, empty if there is none."""
+        while await self.receive() is not None:
+            pass
+        return (self.problem.code, self.problem.message) if self.problem else ("", "")
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -54,7 +53,7 @@ ssl_ca_file = '{files.trust_bundle}'
 """
         )
     (data / "pg_hba.conf").write_text("hostssl all app 127.0.0.1/32 trust clientcert=verify-ca\n")
-    with _running([POSTGRES / "postgres", "-D", data], directory, port, options):
+    with _running([POSTGRES / "postgres", "-D", data], directory, options):
         yield port
 
 
@@ -70,12 +69,12 @@ def redis_server(directory: Path, identity: Identity) -> Iterator[int]:
         "--tls-ca-cert-file", files.trust_bundle, "--tls-auth-clients", "yes",
         "--tls-session-caching", "no",
     ]  # fmt: skip
-    with _running(command, directory, port, {}):
+    with _running(command, directory, {}):
         yield port
 
 
 @contextlib.contextmanager
-def _running(command: list, directory: Path, port: int, options: dict) -> Iterator[None]:
+def _running(command: list, directory: Path, options: dict) -> Iterator[None]:
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options
@@ -83,11 +82,12 @@ def _running(command: list, directory: Path, port: int, options: dict) -> Iterat
     try:
         deadline = time.monotonic() + 20
         while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
+            # Both listen before they serve, and both say when they do.
+            said = (directory / "log").read_text()
+            if "eady to accept connections" in said:
                 break
-            assert process.poll() is None, (directory / "log").read_text()[-2000:]
-            assert time.monotonic() < deadline
+            assert process.poll() is None, said[-2000:]
+            assert time.monotonic() < deadline, said[-2000:]
             time.sleep(0.02)
         yield
     finally:

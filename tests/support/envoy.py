@@ -41,7 +41,15 @@ from legation.pki import (
 )
 from legation.pki.spiffe_id import SCHEME
 from legation.proxy import ProxySupervisor, find_envoy
-from legation.wire.feed import FeedEvent, FeedState, Kind, PublishedCRL, WorkloadEntry
+from legation.wire.feed import (
+    FeedEvent,
+    FeedState,
+    IssuerName,
+    Kind,
+    PublishedCRL,
+    Revocation,
+    WorkloadEntry,
+)
 from tests.support.pki import CA, LEAF, Made, make
 
 TRUST_DOMAIN = TrustDomain("example.org")
@@ -56,13 +64,23 @@ HOUR = timedelta(hours=1)
 class Authorities:
     """A root and an issuer, and whatever leaf a test asks for."""
 
-    def __init__(self, trust_domain: TrustDomain = TRUST_DOMAIN) -> None:
+    def __init__(
+        self,
+        trust_domain: TrustDomain = TRUST_DOMAIN,
+        *,
+        root: Made | None = None,
+        name: str = "issuer",
+    ) -> None:
         now = datetime.now(UTC)
         year = {"not_before": now - HOUR, "not_after": now + timedelta(days=365)}
         self.trust_domain = trust_domain
-        self.root = make(CA, subject="root", **year)
-        self.issuer = make(CA, self.root, subject="issuer", **year)
+        self.root = root or make(CA, subject="root", **year)
+        self.issuer = make(CA, self.root, subject=name, **year)
         self._crl_number = 0
+
+    def with_another_issuer(self) -> "Authorities":
+        """Return the authorities with another issuer, of the same root."""
+        return Authorities(self.trust_domain, root=self.root, name="another issuer")
 
     @property
     def bundle(self) -> TrustBundle:
@@ -224,6 +242,23 @@ class Feed:
             self._publish_crl()
         self._changes.notify()
         return self.state.revision
+
+    def revoke_issuer(self, authorities: Authorities, reason: str) -> str:
+        """Revoke an issuer's own certificate; return the name that is refused."""
+        certificate = authorities.issuer.certificate
+        row = Revocation(
+            serial=certificate.serial_number,
+            spiffe_id=f"{SCHEME}{authorities.trust_domain}",
+            issuer="00" * 20,
+            reason=reason,
+            revoked_at=certificate.not_valid_before_utc,
+            expires_at=certificate.not_valid_after_utc,
+            signs_as=IssuerName(
+                name=certificate.subject.rfc4514_string(), key_id=authorities.issuer_id
+            ),
+        )
+        self.put(Kind.REVOCATION, format(row.serial, "x"), row.to_value())
+        return row.signs_as.name if row.signs_as else ""
 
     def ban(self, spiffe_id: str) -> int:
         """Ban an identity; return the revision."""

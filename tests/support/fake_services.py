@@ -152,8 +152,12 @@ class FakeAuthority:
         return Services(
             entries=_Entries(self),
             tokens=_Tokens(self),
-            policies=_Policies(self),
-            staleness=_Staleness(self),
+            policies=_Documents(
+                self, self.policy_rows, "policy", AuthorizationPolicy.from_document
+            ),
+            staleness=_Documents(
+                self, self.staleness_rows, "staleness policy", StalenessPolicy.from_document
+            ),
             certificates=_Certificates(self),
             revocations=_Revocations(self),
             propagation=_Propagation(self),
@@ -317,40 +321,26 @@ class _Tokens(_Service):
         del self.authority.token_rows[token_id]
 
 
-class _Staleness(_Service):
+class _Documents(_Service):
+    def __init__(self, authority, rows, what, read):
+        super().__init__(authority)
+        self._rows, self._what, self._read = rows, what, read
+
     def list(self):
-        return tuple(self.authority.staleness_rows.values())
+        return tuple(self._rows.values())
 
     def get(self, name):
-        return self.found(self.authority.staleness_rows, name, "staleness policy")
+        return self.found(self._rows, name, self._what)
 
     async def put(self, document, *, actor):
-        policy = StalenessPolicy.from_document(document)
-        changed = self.authority.staleness_rows.get(policy.name) != policy
-        self.authority.staleness_rows[policy.name] = policy
+        policy = self._read(document)
+        changed = self._rows.get(policy.name) != policy
+        self._rows[policy.name] = policy
         return policy, changed
 
     async def delete(self, name, *, actor):
         self.get(name)
-        del self.authority.staleness_rows[name]
-
-
-class _Policies(_Service):
-    def list(self):
-        return tuple(self.authority.policy_rows.values())
-
-    def get(self, name):
-        return self.found(self.authority.policy_rows, name, "policy")
-
-    async def put(self, document, *, actor):
-        policy = AuthorizationPolicy.from_document(document)
-        changed = self.authority.policy_rows.get(policy.name) != policy
-        self.authority.policy_rows[policy.name] = policy
-        return policy, changed
-
-    async def delete(self, name, *, actor):
-        self.get(name)
-        del self.authority.policy_rows[name]
+        del self._rows[name]
 
 
 class _Certificates(_Service):
@@ -364,8 +354,8 @@ class _Certificates(_Service):
             for row in rows
             if (after is None or row.serial > after)
             and spiffe_id in {None, row.spiffe_id}
-            and (state != "revoked" or row.revoked_at)
-            and (state != "valid" or not row.revoked_at)
+            and (state != "revoked" or row.is_revoked)
+            and (state != "valid" or not row.is_revoked)
         ][:limit]
 
 
@@ -667,7 +657,6 @@ class _Enrolment(_Service):
             trust_domain=self.authority.hierarchy.trust_domain,
             bundle=self.authority.hierarchy.bundle.to_document(),
             feed_keys=(b"\x02" * 32,),
-            agents_port=8444,
         )
 
 

@@ -1,10 +1,13 @@
 """An OpenID Connect issuer with real keys, over real HTTPS when a test wants it."""
 
+import contextlib
 import http.server
 import json
 import ssl
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +92,15 @@ class IdentityProvider:
 
 
 class Served(IdentityProvider):
-    """The same, over HTTPS on 127.0.0.1."""
+    """The same, over HTTPS on 127.0.0.1.
 
-    def __init__(self, certificate: Path) -> None:
+    Attributes:
+        roots: file of the certificate to trust.
+    """
+
+    def __init__(self, certificate: Path, *, roots: Path) -> None:
         outer = self
+        self.roots = roots
 
         class Answer(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
@@ -121,3 +129,20 @@ class Served(IdentityProvider):
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+
+
+@contextlib.contextmanager
+def served_in(folder: Path) -> Iterator["Served"]:
+    """Serve one over HTTPS, with a certificate that openssl makes in a folder."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", folder / "key", "-out", folder / "crt", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (folder / "both").write_bytes((folder / "crt").read_bytes() + (folder / "key").read_bytes())
+    issuer = Served(folder / "both", roots=folder / "crt")
+    try:
+        yield issuer
+    finally:
+        issuer.stop()

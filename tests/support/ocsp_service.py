@@ -129,6 +129,15 @@ class Bench:
             revoked_at=at,
             expires_at=record.not_after,
         ).to_value()
+        self._tell(serial, value)
+
+    def release(self, serial: int) -> None:
+        """Take a hold back, likewise."""
+        record = self.inventory.records[serial]
+        self.inventory.records[serial] = replace(record, revoked_at=None, reason=None)
+        self._tell(serial, None)
+
+    def _tell(self, serial: int, value: dict[str, Any] | None) -> None:
         event = FeedEvent(
             revision=self.state.revision + 1,
             time_ms=0,

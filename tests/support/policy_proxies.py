@@ -22,6 +22,11 @@ TYPE = "type.googleapis.com/envoy.extensions.filters."
 TRANSPORT = "type.googleapis.com/envoy.extensions.transport_sockets."
 HTTP_RBAC = TYPE + "http.rbac.v3.RBAC"
 NETWORK_RBAC = TYPE + "network.rbac.v3.RBAC"
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, key_cert_sign=True, crl_sign=False,
+    encipher_only=False, decipher_only=False,
+)  # fmt: skip
 
 
 class Authority:
@@ -72,8 +77,16 @@ class Authority:
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(hours=1))
             .add_extension(x509.BasicConstraints(ca=names is None, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+            # What Python's default context asks for from 3.13 on (RFC 5280, section 4.2.1).
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
         )
-        if names is not None:
+        if names is None:
+            builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
+        else:
             builder = builder.add_extension(names, critical=False)
         return builder.sign(self._key, hashes.SHA256())
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from legation.authority.http.server import HTTPServer, Limits
+from legation.authority.http.connection import Limits
+from legation.authority.http.server import HTTPServer
 from legation.authority.http.tls import ServingTLS
 from legation.authority.model import Role
 from legation.authority.rest.application import build_application

@@ -6,18 +6,16 @@ it does do is tested against itself, see `tests.support.authority`.
 """
 
 import asyncio
-import contextlib
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from grpclib.const import Cardinality, Handler, Status
-from grpclib.exceptions import GRPCError
-from grpclib.server import Server
 
 from legation.agent.identity import AgentIdentity, Membership
 from legation.agent.tls import server_context, use_identity
+from legation.authority.agents.stream import AgentStream
+from legation.authority.http.connection import Limits
 from legation.authority.http.server import HTTPServer
 from legation.authority.rest.problems import problem_headers, problem_of
 from legation.errors import LegationError, Unavailable
@@ -44,7 +42,7 @@ from legation.wire.agent_calls import (
     JWT_PATH,
     MEDIA_TYPE,
     RENEW_PATH,
-    SYNC_METHOD,
+    SYNC_PATH,
 )
 from legation.wire.feed import FeedEvent, FeedSigner, Kind
 from legation.wire.protobuf import agent_pb2 as pb
@@ -55,7 +53,7 @@ AGENT_ID = SpiffeID(TRUST_DOMAIN, "/legation/agent/one")
 
 
 class ScriptedAuthority:
-    """Root, issuer, feed, and both of the agents' ports over mutual TLS on 127.0.0.1."""
+    """Root, issuer, feed, and the HTTPS port over mutual TLS on 127.0.0.1."""
 
     def __init__(self, *, lifetime_s=3600):
         self.now = datetime.now(UTC)
@@ -98,8 +96,8 @@ class ScriptedAuthority:
         self.replace_chain = None
         self.server_id = AUTHORITY
         self.down = False
-        self._server = self._api = None
-        self.port = self.api_port = 0
+        self._api = None
+        self.api_port = 0
 
     def serial(self):
         self._index += 1
@@ -140,7 +138,6 @@ class ScriptedAuthority:
             feed_keys=(self.signer.public_key,),
             authority="127.0.0.1",
             api_port=self.api_port,
-            agents_port=self.port,
         )
 
     def publish(self, kind, key, value, *, audience=None, skip=False):
@@ -181,10 +178,6 @@ class ScriptedAuthority:
         for stream in self.streams:
             stream.put_nowait(response)
 
-    def __mapping__(self):
-        kind = Cardinality.STREAM_STREAM
-        return {SYNC_METHOD: Handler(self.sync, kind, pb.SyncRequest, pb.SyncResponse)}
-
     async def __aenter__(self):
         await self.start()
         return self
@@ -193,33 +186,40 @@ class ScriptedAuthority:
         await self.stop()
 
     async def start(self):
-        self._server = Server([self])
-        await self._server.start("127.0.0.1", self.port, ssl=self._context("h2"))
-        self.port = self._server._server.sockets[0].getsockname()[1]
-        tls = SimpleNamespace(context=self._context("http/1.1"))
-        self._api = HTTPServer(self.answer, host="127.0.0.1", port=self.api_port, tls=tls)
+        tls, limits = SimpleNamespace(context=self.tls()), Limits(grace_s=0.1)
+        self._api = HTTPServer(
+            self.answer, host="127.0.0.1", port=self.api_port, tls=tls, limits=limits
+        )
         await self._api.start()
         self.api_port = self._api.port
 
-    def _context(self, protocol):
+    def tls(self):
         context = server_context(self.bundle.x509_authorities)
-        context.set_alpn_protocols([protocol])
+        context.set_alpn_protocols(["http/1.1"])
         identity = self.identity(self.server_id)
         use_identity(context, identity.chain, identity.private_key)
         return context
 
     async def stop(self):
-        if self._server is not None:
-            self._server.close()
-            for handler in self._server._handlers:
-                for stream in tuple(handler._tasks):
-                    stream.connection.close()
-            await self._server.wait_closed()
+        if self._api is not None:
             await self._api.stop()
-            self._server = self._api = None
+            self._api = None
 
     async def answer(self, scope, receive, send):
         (leaf,) = certificates_from_pem(scope["extensions"]["tls"]["client_cert_chain"][0])
+        try:
+            self._admit({"serialNumber": format(leaf.serial_number, "x")})
+            if scope["path"] == SYNC_PATH:
+                await self.sync(AgentStream(scope, receive, send))
+                return
+            content = await self._called(scope["path"], receive)
+        except LegationError as error:
+            problem = problem_of(error)
+            await _send(send, problem.status, problem_headers(problem), problem.to_json())
+        else:
+            await _send(send, 200, [(b"content-type", MEDIA_TYPE.encode())], content)
+
+    async def _called(self, path, receive):
         body, more = b"", True
         while more:
             message = await receive()
@@ -229,17 +229,8 @@ class ScriptedAuthority:
             RENEW_PATH: (self.renew, pb.RenewAgentRequest),
             JWT_PATH: (self.issue_jwt, pb.IssueJWTRequest),
         }
-        call, kind = calls[scope["path"]]
-        status, headers = 200, [(b"content-type", MEDIA_TYPE.encode())]
-        try:
-            self._admit({"serialNumber": format(leaf.serial_number, "x")})
-            content = call(kind.FromString(body)).SerializeToString()
-        except LegationError as error:
-            problem = problem_of(error)
-            status, headers, content = problem.status, problem_headers(problem), problem.to_json()
-        headers.append((b"content-length", str(len(content)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        call, kind = calls[path]
+        return call(kind.FromString(body)).SerializeToString()
 
     def issue(self, request):
         response = pb.IssueResponse()
@@ -289,11 +280,9 @@ class ScriptedAuthority:
             raise Unavailable("down for maintenance", remedy="wait")
 
     async def sync(self, stream):
-        try:
-            self._admit(stream.peer.cert())
-        except LegationError as error:
-            raise GRPCError(Status.UNAVAILABLE, error.message) from None
-        hello = (await stream.recv_message()).hello
+        await stream.open()
+        messages = stream.messages()
+        hello = pb.SyncRequest.FromString(await anext(messages)).hello
         self.hellos.append(hello)
         queue = asyncio.Queue()
         if hello.feed_id == self.feed_id and hello.revision <= self.revision:
@@ -304,18 +293,23 @@ class ScriptedAuthority:
                 self.part([message for _, message in self.current.values()], snapshot=True)
             )
         self.streams.add(queue)
-        reader = asyncio.create_task(self._read(stream))
+        works = [self._read(messages), self._write(stream, queue)]
+        tasks = [asyncio.create_task(work) for work in works]
         try:
-            while True:
-                await stream.send_message(await queue.get())
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.streams.discard(queue)
-            reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reader
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, stream):
-        async for message in stream:
+    async def _write(self, stream, queue):
+        while True:
+            await stream.write((await queue.get()).SerializeToString())
+
+    async def _read(self, messages):
+        async for data in messages:
+            message = pb.SyncRequest.FromString(data)
             if message.WhichOneof("message") == "acknowledgement":
                 self.acknowledgements.append(message.acknowledgement)
             elif message.WhichOneof("message") == "reports":
@@ -333,6 +327,12 @@ class ScriptedAuthority:
         await self.until(
             lambda: self.acknowledgements and self.acknowledgements[-1].revision >= wanted
         )
+
+
+async def _send(send, status, headers, content):
+    headers.append((b"content-length", str(len(content)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
 
 
 def _chain(chain):

@@ -111,3 +111,28 @@ async def until(met: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not met():
             await asyncio.sleep(0.002)
+
+
+class MemoryTransport(asyncio.Transport):
+    """A transport that keeps what is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = bytearray()
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        assert not self.closed or not data, "written after the end"
+        self.sent += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...

@@ -255,8 +255,13 @@ class PostgreSQL(ServerProcess):
 
     starttls = "postgres"
     user = "postgres" if os.geteuid() == 0 else None
+    local = "local postgres postgres,legation peer map=agent\n"
     hba = "hostssl all app 127.0.0.1/32 trust clientcert=verify-ca\n"
     idents = ""
+    roles = (
+        "create role app login; create role legation login;"
+        "grant pg_read_all_stats, pg_signal_backend to legation"
+    )
 
     @property
     def data(self):
@@ -273,14 +278,26 @@ class PostgreSQL(ServerProcess):
 
     async def start(self):
         await super().start()
-        self.as_administrator("create role app login; create role legation login;"
-                              "grant pg_read_all_stats, pg_signal_backend to legation")  # fmt: skip
+        self.as_administrator(self.roles)
 
     def as_administrator(self, statements):
         """Run statements as the superuser, over the Unix socket."""
         psql = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", str(self.sockets), "-p",
                 str(self.port), "-U", "postgres", "-d", "postgres", "-c", statements]  # fmt: skip
         return subprocess.run(psql, check=True, capture_output=True, text=True).stdout
+
+    @property
+    def tls(self):
+        """What its configuration says of TLS."""
+        current = self.current
+        return f"""
+ssl = on
+ssl_min_protocol_version = 'TLSv1.3'
+ssl_cert_file = '{current}/chain.pem'
+ssl_key_file = '{current}/key.pem'
+ssl_ca_file = '{current}/bundle.pem'
+ssl_crl_file = '{current}/crl.pem'
+"""
 
     @property
     def command(self):
@@ -304,7 +321,6 @@ class PostgreSQL(ServerProcess):
         setup = [str(POSTGRES[-1].with_name("initdb")), "-D", str(self.data), "-N", "-A", "trust",
                  "-U", "postgres", "--no-instructions", "--locale=C", "-E", "UTF8"]  # fmt: skip
         subprocess.run(setup, check=True, capture_output=True, cwd="/", **self.identity())
-        current = self.current
         with (self.data / "postgresql.conf").open("a") as file:
             file.write(
                 f"""
@@ -313,16 +329,9 @@ port = {self.port}
 unix_socket_directories = '{self.sockets}'
 fsync = off
 shared_buffers = 16MB
-ssl = on
-ssl_min_protocol_version = 'TLSv1.3'
-ssl_cert_file = '{current}/chain.pem'
-ssl_key_file = '{current}/key.pem'
-ssl_ca_file = '{current}/bundle.pem'
-ssl_crl_file = '{current}/crl.pem'
-"""
+{self.tls}"""
             )
-        local = "local postgres postgres,legation peer map=agent\n"
-        (self.data / "pg_hba.conf").write_text(local + self.hba)
+        (self.data / "pg_hba.conf").write_text(self.local + self.hba)
         agent = pwd.getpwuid(os.geteuid()).pw_name
         own = "".join(f"agent {agent} {role}\n" for role in ("postgres", "legation"))
         (self.data / "pg_ident.conf").write_text(own + self.idents)

@@ -1,12 +1,14 @@
 """An agent's side of a sink without the agent: identities and lists that the test issues."""
 
 import asyncio
+import contextlib
+import ssl
 from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.agent.model import Changes, PointBoard, WorkloadIdentity
-from legation.agent.sinks import Sinks
+from legation.agent.sinks import Outcome, Sinks
 from legation.agent.sinks.servers import server_of
 from legation.clock import SystemClock
 from legation.config.sinks import Sink
@@ -236,6 +238,15 @@ def write_identity(identity, directory, name="client"):
     return chain, key
 
 
+def client_context(issued, identity, directory):
+    """Return what a client that shows an identity, and trusts the others, goes by."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=issued.bundle.to_pem().decode())
+    context.load_cert_chain(*write_identity(identity, directory))
+    return context
+
+
 class RunningSinks:
     """Sinks that run for the length of a test."""
 
@@ -293,3 +304,27 @@ class RunningSinks:
                 if condition(self.status):
                     break
         return self.status
+
+
+@contextlib.asynccontextmanager
+async def served(server, issued):
+    """Start a server and its sink, and wait until its point states all that was revoked."""
+    await server.begin(issued)
+    try:
+        async with RunningSinks(issued, server.sink()) as running:
+            sink = server.sink()
+            new = issued.rotate(sink=sink.name)
+            if sink.files.ocsp_staple is not None:
+                issued.respond(new)
+            assert (await running.next_event()).outcome is Outcome.CONFIRMED, server.log
+            await stated(running)
+            yield running
+    finally:
+        server.stop()
+
+
+async def stated(running):
+    """Wait until the point states the newest revision."""
+    status = await running.until(lambda status: status.revision == running.issued.state.revision)
+    assert status.problem is None
+    return running.point

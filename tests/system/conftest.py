@@ -1,8 +1,10 @@
 """A whole deployment for the tests that see the product from outside."""
 
 import asyncio
+import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
+from legation.cli.api_client import APIClient
+from legation.cli.arguments import agents_id
+from legation.cli.credential import OperatorCredential
 from legation.config.ports import unused_port
 from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
 from legation.demo.processes import listening
@@ -36,6 +42,19 @@ async def make_deployment(
         yield make
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_deployment(child_environment: dict[str, str]) -> AsyncIterator[Deployment]:
+    """One deployment for all tests of a module; they run on the module's event loop."""
+    directory = Path(tempfile.mkdtemp(prefix="lg-", dir="/tmp"))
+    deployment = Deployment(directory, environment=child_environment)
+    try:
+        await deployment.start()
+        yield deployment
+    finally:
+        await deployment.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """Two services behind their Envoys: the API's mutual-TLS port, and the client's local one."""
@@ -55,10 +74,28 @@ async def create_entry(
     )  # fmt: skip
 
 
+async def create_entries(deployment: Deployment, selectors: Mapping[str, str]) -> None:
+    """Create an entry for each path with its selector, without a process for each."""
+
+    def create() -> None:
+        server, credential = f"127.0.0.1:{deployment.ports.api}", deployment.credential
+        with APIClient(server, OperatorCredential.load(credential), timeout_s=20) as client:
+            for path, selector in selectors.items():
+                client.post(
+                    "entries",
+                    body={
+                        "spiffe_id": f"spiffe://{TRUST_DOMAIN}/{path}",
+                        "selectors": [selector],
+                        "agents": [agents_id(AGENT_NAME, TRUST_DOMAIN)],
+                    },
+                )
+
+    await asyncio.to_thread(create)
+
+
 async def fetch_callers(deployment: Deployment, *paths: str) -> dict[str, FetchedIdentity]:
     """Create an entry for each path, for this process, and return what the agent gives it."""
-    for path in paths:
-        await create_entry(deployment, path, own_selector())
+    await create_entries(deployment, dict.fromkeys(paths, own_selector()))
     directory = deployment.directory / "callers"
     directory.mkdir(mode=0o700, exist_ok=True)
     async with asyncio.timeout(20):
@@ -80,14 +117,28 @@ async def start_api(deployment: Deployment) -> int:
     return port
 
 
-async def start_pair(deployment: Deployment, *entry_options: str) -> Pair:
-    """Start the API and a client's proxy, as the demo has them."""
+async def start_pair(
+    deployment: Deployment, *entry_options: str, suffix: str = "", policies: str = POLICIES
+) -> Pair:
+    """Start the API and a client's proxy, as the demo has them; what can begin at once, does.
+
+    Args:
+        deployment: where.
+        entry_options: for both entries, as `legation entry create` takes them.
+        suffix: of both names, for a second pair in a deployment.
+        policies: who may call the API.
+    """
     pair = Pair(inbound=unused_port(), outbound=unused_port())
-    for name in ("api", "web"):
-        await create_entry(deployment, name, None, *entry_options)
-    await deployment.cli("policy", "apply", "-f", "-", input_text=POLICIES)
-    app = await start_api(deployment)
-    await deployment.start_proxy("api", inbound=[f"127.0.0.1:{pair.inbound}=127.0.0.1:{app}"])
-    calls_api = f"127.0.0.1:{pair.outbound}={API}@127.0.0.1:{pair.inbound}"
-    await deployment.start_proxy("web", outbound=[calls_api])
+    api, web = f"api{suffix}", f"web{suffix}"
+    app, *_ = await asyncio.gather(
+        start_api(deployment),
+        create_entry(deployment, api, None, *entry_options),
+        create_entry(deployment, web, None, *entry_options),
+        deployment.cli("policy", "apply", "-f", "-", input_text=policies),
+    )
+    calls_api = f"127.0.0.1:{pair.outbound}={API}{suffix}@127.0.0.1:{pair.inbound}"
+    await asyncio.gather(
+        deployment.start_proxy(api, inbound=[f"127.0.0.1:{pair.inbound}=127.0.0.1:{app}"]),
+        deployment.start_proxy(web, outbound=[calls_api]),
+    )
     return pair

@@ -9,7 +9,7 @@ import pytest
 from legation.clock import from_rfc3339
 from legation.demo.callers import HTTP1Connection, Load
 from legation.demo.deployment import Deployment
-from tests.system.conftest import MakeDeployment, create_entry, start_pair
+from tests.system.conftest import MakeDeployment, create_entries, start_pair
 
 LIFETIME_S = 24
 BYSTANDERS = 20
@@ -28,8 +28,8 @@ async def test_calls_go_on_without_the_authority_and_renewal_needs_no_storm(
             "crl": {"validity": f"{LIFETIME_S}s", "refresh": "1s"},
         }
     )
-    for number in range(BYSTANDERS):
-        await create_entry(deployment, f"idle-{number}", f"unix:path:/nonexistent/{number}")
+    idle = {f"idle-{number}": f"unix:path:/nonexistent/{number}" for number in range(BYSTANDERS)}
+    await create_entries(deployment, idle)
     pair = await start_pair(deployment)
     load = Load()
     for per_connection in (None, 1):

@@ -18,22 +18,14 @@ from legation.sdk import AsyncX509Source
 from legation.sdk.authorize import authorize_member_of
 from legation.sdk.integrations import streams
 from tests.support.echo_servers import tcp_echo
+from tests.support.policies import allow_text
 from tests.system.conftest import MakeDeployment, create_entry, start_api
 
 SERVICE = f"spiffe://{TRUST_DOMAIN}/service"
 PYTHON = f"spiffe://{TRUST_DOMAIN}/python"
 CARELESS = f"spiffe://{TRUST_DOMAIN}/careless"
 # What `legation drill allow` prints is for HTTP; over TCP there is neither method nor path.
-POLICY = f"""\
-apiVersion: legation/v1
-kind: AuthorizationPolicy
-metadata: {{name: drills}}
-spec:
-  target: {{spiffeIDs: ["{SERVICE}"]}}
-  action: ALLOW
-  rules:
-    - from: [{{spiffeIDs: ["spiffe://{TRUST_DOMAIN}/legation/decoy/*"]}}]
-"""
+POLICY = allow_text(SERVICE, f"spiffe://{TRUST_DOMAIN}/legation/decoy/*", name="drills")
 REFUSALS = {"new_handshake", "expired_certificate", "another_authority", "no_certificate"}
 
 

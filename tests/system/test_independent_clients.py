@@ -13,6 +13,8 @@ from legation.demo.stage import own_selector
 from legation.demo.workload import fetch_identities
 from tests.system.conftest import MakeDeployment, create_entry, start_pair
 
+pytestmark = pytest.mark.together
+
 # pkilint takes every spiffe:// URI for a broken one, and localhost for a broken domain.
 PKILINT_FALSE_ERRORS = ("invalid_uri_syntax", "invalid_domain_name", "invalid_domain_name_syntax")
 

@@ -18,6 +18,7 @@ from legation.demo.workload import FetchedIdentity, fetch_identities
 from legation.sdk import AsyncX509Source
 from legation.sdk.authorize import authorize_member_of
 from legation.sdk.integrations import streams
+from tests.support.policies import allow_text
 from tests.system.conftest import MakeDeployment, create_entry, start_api
 
 pytestmark = pytest.mark.alone
@@ -33,16 +34,7 @@ CLOSELY = {
     "ipv4_prefix": 32,
     "loopback_is_one_place": False,
 }
-POLICY = f"""\
-apiVersion: legation/v1
-kind: AuthorizationPolicy
-metadata: {{name: callers}}
-spec:
-  target: {{spiffeIDs: ["spiffe://{TRUST_DOMAIN}/service"]}}
-  action: ALLOW
-  rules:
-    - from: [{{spiffeIDs: ["{CALLER}"]}}]
-"""
+POLICY = allow_text(f"spiffe://{TRUST_DOMAIN}/service", CALLER)
 
 
 @pytest.mark.envoy

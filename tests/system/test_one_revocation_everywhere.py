@@ -27,6 +27,7 @@ from tests.support.attempts import (
 )
 from tests.support.echo_servers import answer_ok, grpc_echo, tcp_echo
 from tests.support.figures import percentile
+from tests.support.policies import allow_text
 from tests.support.sink_servers import HAProxy, Nginx, PostgreSQL, ServerProcess
 from tests.system.conftest import MakeDeployment, create_entry, fetch_callers, start_api
 
@@ -35,21 +36,16 @@ TRIALS = 3
 PAUSE_S = 0.01
 NEIGHBOURS_PAUSE_S = 0.05
 LIMIT_MS = 1000.0
-# Servers that read files wait for the list, 50 ms, and for a reload or a program that is run.
+# Servers that read files wait for the list, 50 to 500 ms, and for a reload or a program.
 FILES_LIMIT_MS = 2000.0
 FILES = {"nginx", "HAProxy", "PostgreSQL"}
 MILLISECOND = timedelta(milliseconds=1)
 PYTHON = f"spiffe://{TRUST_DOMAIN}/python"
-POLICY = f"""\
-apiVersion: legation/v1
-kind: AuthorizationPolicy
-metadata: {{name: callers}}
-spec:
-  target: {{spiffeIDs: ["spiffe://{TRUST_DOMAIN}/service"]}}
-  action: ALLOW
-  rules:
-    - from: [{{spiffeIDs: ["spiffe://{TRUST_DOMAIN}/caller/*", "spiffe://{TRUST_DOMAIN}/neighbour"]}}]
-"""
+POLICY = allow_text(
+    f"spiffe://{TRUST_DOMAIN}/service",
+    f"spiffe://{TRUST_DOMAIN}/caller/*",
+    f"spiffe://{TRUST_DOMAIN}/neighbour",
+)
 Row = tuple[str, str]  # point, kind of connection
 
 

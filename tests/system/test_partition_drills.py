@@ -24,6 +24,7 @@ from legation.sdk import AsyncX509Source
 from legation.sdk.authorize import authorize_member_of
 from legation.sdk.tls import server_context
 from tests.support.attempts import context_of
+from tests.support.policies import allow_text
 from tests.support.wire import Wire
 from tests.system.conftest import create_entry, fetch_callers, start_api
 
@@ -40,18 +41,6 @@ def identity(name: str) -> str:
     return f"spiffe://{TRUST_DOMAIN}/{name}"
 
 
-def _allow(name: str) -> str:
-    return f"""\
-apiVersion: legation/v1
-kind: AuthorizationPolicy
-metadata: {{name: {name}}}
-spec:
-  target: {{spiffeIDs: ["{identity(name)}"]}}
-  action: ALLOW
-  rules: [{{from: [{{spiffeIDs: ["{identity("caller/*")}"]}}]}}]
-"""
-
-
 def _bound(name: str, then: str, *patterns: str) -> str:
     return f"""\
 apiVersion: legation/v1
@@ -63,25 +52,22 @@ spec: {{to: {list(patterns)}, bound: {BOUND_S}s, then: {then}}}
 
 @dataclass(frozen=True)
 class Partition:
-    """A deployment whose agent speaks with the authority over wires of ours."""
+    """A deployment whose agent speaks with the authority over a wire of ours."""
 
     deployment: Deployment
-    wires: tuple[Wire, ...]
+    wire: Wire
 
     def cut(self) -> None:
         """Let nothing pass, and nobody notice."""
-        for wire in self.wires:
-            wire.cut()
+        self.wire.cut()
 
     def sever(self) -> None:
         """Let nothing pass, and everybody notice."""
-        for wire in self.wires:
-            wire.sever()
+        self.wire.sever()
 
     def heal(self) -> None:
         """Let everything pass."""
-        for wire in self.wires:
-            wire.heal()
+        self.wire.heal()
 
 
 @asynccontextmanager
@@ -89,14 +75,16 @@ async def deployed(
     directory: Path, environment: dict[str, str], **server: Any
 ) -> AsyncIterator[Partition]:
     """Start a deployment that can be partitioned."""
-    api, agents = Wire(), Wire()
-    addresses = {"api": f"127.0.0.1:{api.port}", "agents": f"127.0.0.1:{agents.port}"}
+    wire = Wire()
     deployment = Deployment(
-        directory, environment=environment, server=server, agent={"server": addresses}
+        directory,
+        environment=environment,
+        server=server,
+        agent={"server": {"api": f"127.0.0.1:{wire.port}"}},
     )
-    api.target, agents.target = deployment.ports.api, deployment.ports.agents
-    partition = Partition(deployment, (api, agents))
-    async with api.carrying(), agents.carrying():
+    wire.target = deployment.ports.api
+    partition = Partition(deployment, wire)
+    async with wire.carrying():
         try:
             await deployment.start()
             yield partition
@@ -110,19 +98,21 @@ async def status_of(deployment: Deployment) -> Any:
     return await deployment.cli_json("status", "--agent", str(deployment.socket))
 
 
-async def start_services(deployment: Deployment) -> dict[str, int]:
-    """Start one service for each action past the bound; return their ports."""
-    ports = {}
+async def start_services(deployment: Deployment, *names: str) -> dict[str, int]:
+    """Start services, by the names of `SERVICES`, all at once; return their ports."""
+    ports = {name: unused_port() for name in names}
     app = await start_api(deployment)
-    for name, then in SERVICES.items():
+
+    async def start(name: str) -> None:
         await create_entry(deployment, name)
-        await deployment.cli("policy", "apply", "-f", "-", input_text=_allow(name))
+        then = SERVICES[name]
         patterns = [identity(name)] if then == "refuse" else [identity("*")]
-        await deployment.cli(
-            "staleness", "apply", "-f", "-", input_text=_bound(name, then, *patterns)
-        )
-        ports[name] = unused_port()
+        allowed = allow_text(identity(name), identity("caller/*"), name=name)
+        for text in (allowed, _bound(name, then, *patterns)):
+            await deployment.cli("policy", "apply", "-f", "-", input_text=text)
         await deployment.start_proxy(name, inbound=[f"127.0.0.1:{ports[name]}=127.0.0.1:{app}"])
+
+    await asyncio.gather(*map(start, names))
     return ports
 
 
@@ -143,7 +133,7 @@ async def sdk_server(deployment: Deployment) -> AsyncIterator[int]:
     """Serve from this process by the SDK, under the identity ``strict/sdk``."""
     await create_entry(deployment, "strict/sdk", f"unix:path:{Path('/proc/self/exe').readlink()}")
     await deployment.cli(
-        "staleness", "apply", "-f", "-",
+        "policy", "apply", "-f", "-",
         input_text=_bound("sdk", "refuse", identity("strict/sdk")),
     )  # fmt: skip
 
@@ -194,7 +184,7 @@ async def test_a_cut_off_node_refuses_at_its_bound_or_goes_on_and_recovers_at_on
             deployed(short_path, child_environment, crl=crl)
         )
         deployment = partition.deployment
-        ports = await start_services(deployment)
+        ports = await start_services(deployment, *SERVICES)
         callers = await fetch_callers(deployment, "caller/good", "caller/late")
         good, late = (context_of(callers[f"caller/{name}"]) for name in ("good", "late"))
         ports["sdk"] = await stack.enter_async_context(sdk_server(deployment))
@@ -269,7 +259,7 @@ async def test_an_agent_recovers_by_itself_and_renews_within_a_tenth(
     short_path: Path, child_environment: dict[str, str]
 ) -> None:
     """After a partition over its renewals, without anybody's help."""
-    lifetime_s = 24
+    lifetime_s = 16
     lifetimes = {"default_lifetime": f"{lifetime_s}s"}
     async with deployed(short_path, child_environment, certificates=lifetimes) as partition:
         deployment = partition.deployment
@@ -312,7 +302,7 @@ async def test_a_restored_authority_makes_nobody_forget_a_revocation(
     """The copy does not know of it; numbers and revisions go on above all that was seen."""
     async with deployed(short_path, child_environment) as partition:
         deployment = partition.deployment
-        ports = await start_services(deployment)
+        ports = await start_services(deployment, "lenient")
         callers = await fetch_callers(deployment, "caller/good", "caller/late")
         late = context_of(callers["caller/late"])
         copy = short_path / "copy.db"

@@ -15,21 +15,17 @@ from legation.demo.workload import FetchedIdentity
 from tests.support.attempts import HTTPPoint, context_of, first_refusal
 from tests.support.echo_servers import grpc_echo, tcp_echo
 from tests.support.figures import percentile, summary
+from tests.support.policies import allow_text
 from tests.system.conftest import MakeDeployment, create_entry, fetch_callers, start_api
 
-TRIALS = 20
+TRIALS = 10
 HTTP_KINDS = ("new_handshake", "open_http1", "open_http2")
 
-POLICY = f"""\
-apiVersion: legation/v1
-kind: AuthorizationPolicy
-metadata: {{name: callers}}
-spec:
-  target: {{spiffeIDs: ["spiffe://{TRUST_DOMAIN}/service"]}}
-  action: ALLOW
-  rules:
-    - from: [{{spiffeIDs: ["spiffe://{TRUST_DOMAIN}/caller/*", "spiffe://{TRUST_DOMAIN}/neighbour"]}}]
-"""
+POLICY = allow_text(
+    f"spiffe://{TRUST_DOMAIN}/service",
+    f"spiffe://{TRUST_DOMAIN}/caller/*",
+    f"spiffe://{TRUST_DOMAIN}/neighbour",
+)
 
 
 @pytest.mark.envoy
@@ -78,7 +74,7 @@ async def test_every_kind_of_connection_is_refused_after_a_revocation(
 
 async def _start_service(deployment: Deployment, stack: AsyncExitStack) -> dict[str, int]:
     ports = {name: unused_port() for name in ("http", "grpc", "tcp")}
-    grpc_app = await stack.enter_async_context(grpc_echo())
+    grpc_app = unused_port()
     tcp_app = await stack.enter_async_context(tcp_echo())
     await create_entry(deployment, "service")
     await deployment.cli("policy", "apply", "-f", "-", input_text=POLICY)
@@ -91,6 +87,8 @@ async def _start_service(deployment: Deployment, stack: AsyncExitStack) -> dict[
             f"127.0.0.1:{ports['tcp']}=127.0.0.1:{tcp_app},protocol=tcp",
         ],
     )
+    # Now that nobody forks any more.
+    await stack.enter_async_context(grpc_echo(grpc_app))
     return ports
 
 

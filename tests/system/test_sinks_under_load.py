@@ -11,11 +11,11 @@ import pytest
 
 from legation.agent.sinks import Outcome
 from tests.support.sink_servers import HAProxy, Nginx, PostgreSQL
-from tests.support.sinks import IssuedIdentities, RunningSinks, write_identity
+from tests.support.sinks import IssuedIdentities, RunningSinks, client_context
 
 ROTATIONS, LIST_CHANGES = 30, 10
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.together, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 class Load:
@@ -126,17 +126,9 @@ async def _session(load):
     )
 
 
-def context_of(issued, identity, directory: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.load_verify_locations(cadata=issued.bundle.to_pem().decode())
-    context.load_cert_chain(*write_identity(identity, directory))
-    return context
-
-
 async def rotate_under_load(server, issued, directory, *clients):
     """Rotate and revoke while the clients ask; return the load and the deliveries."""
-    load = Load(context_of(issued, issued.certify("/caller"), directory), server.port)
+    load = Load(client_context(issued, issued.certify("/caller"), directory), server.port)
     durations = []
     async with RunningSinks(issued, server.sink()) as running:
         issued.rotate()
@@ -168,7 +160,7 @@ async def rotate_under_load(server, issued, directory, *clients):
 async def assert_revoked_is_refused(server, issued, directory, knock):
     """A caller that is let in is refused as soon as its revocation is stated to be in force."""
     caller = issued.certify("/caller2")
-    load = Load(context_of(issued, caller, directory), server.port)
+    load = Load(client_context(issued, caller, directory), server.port)
     async with RunningSinks(issued, server.sink()) as running:
         issued.rotate()
         await running.next_event()

@@ -17,6 +17,7 @@ from legation.wire.feed import (
     FeedSigner,
     FeedState,
     IssuerName,
+    KeyBan,
     Kind,
     PublishedCRL,
     Revocation,
@@ -25,6 +26,7 @@ from legation.wire.feed import (
     WorkloadEntry,
     open_event,
 )
+from tests.support.policies import allow
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SIGNER = FeedSigner(Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
@@ -50,16 +52,8 @@ CRL = PublishedCRL(
     issuer="00ff", shard=3, number=7, this_update=NOW, next_update=NOW + timedelta(hours=1),
     url="http://127.0.0.1/crl/00ff/3.crl", der=b"\x30\x00",
 )  # fmt: skip
-POLICY: dict[str, Any] = {
-    "apiVersion": "legation/v1",
-    "kind": "AuthorizationPolicy",
-    "metadata": {"name": "p"},
-    "spec": {
-        "target": {"spiffeIDs": ["spiffe://example.org/api"]},
-        "action": "ALLOW",
-        "rules": [{"from": [{"spiffeIDs": ["spiffe://example.org/web"]}]}],
-    },
-}
+
+POLICY = allow("spiffe://example.org/api", "spiffe://example.org/web", name="p")
 
 
 def event(revision: int, kind: Kind, key: str, value: dict[str, Any] | None) -> FeedEvent:
@@ -221,6 +215,21 @@ def test_with_an_issuer_goes_whatever_names_it() -> None:
     assert state.refusal(**known, issuer_name="CN=Issuing CA 1") is None
 
 
+@pytest.mark.parametrize(
+    ("reason", "ends"), [("cACompromise", Cause.CERTIFICATE_REVOKED), ("superseded", None)]
+)
+def test_only_a_bad_issuer_ends_what_is_open(reason: str, ends: Cause | None) -> None:
+    """New connections are refused in both cases, those that are open only if it was bad."""
+    signs_as = IssuerName(name="CN=Issuing CA 1", key_id="ab12")
+    row = replace(REVOCATION, signs_as=signs_as, reason=reason)
+    state = FeedState()
+    state.apply(event(1, Kind.REVOCATION, "abc", row.to_value()))
+    shown = {"serial": 1, "spiffe_id": "spiffe://example.org/web", "issuer_name": signs_as.name}
+    assert state.refusal(**shown) is Cause.CERTIFICATE_REVOKED
+    assert state.refusal(**shown, is_open=True) is ends
+    assert state.refusal(**{**shown, "serial": 0xABC}, is_open=True) is Cause.CERTIFICATE_REVOKED
+
+
 @pytest.mark.parametrize("signs_as", [{}, {"name": 1, "key_id": "a"}, "CN=x", {"name": "CN=x"}])
 def test_what_does_not_name_an_issuer_is_refused(signs_as: object) -> None:
     """A revocation whose issuer's name cannot be read is no revocation."""
@@ -284,3 +293,26 @@ def test_an_entry_that_breaks_a_rule_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         WorkloadEntry.from_value({**ENTRY.to_value(), **fields})
     assert ENTRY.mtls is TLSMode.STRICT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": "ab"},
+        {"fingerprint": "zz" * 32},
+        {"fingerprint": 1},
+        {"since": "2026-01-01T00:00:00"},
+        {"reason": None},
+    ],
+)
+def test_a_banned_key_is_told_by_its_sha256(change: dict[str, object]) -> None:
+    """It reads back as it was, is dropped with its event, and is nothing else."""
+    ban = KeyBan(fingerprint=bytes(range(32)), reason="keyCompromise", since=NOW)
+    assert KeyBan.from_value(ban.to_value()) == ban
+    key, state = ban.fingerprint.hex(), FeedState()
+    state.apply(event(1, Kind.KEY_BAN, key, ban.to_value()))
+    assert state.key_bans == {key: ban}
+    with pytest.raises(InvalidInput, match="not a ban of a key"):
+        state.apply(event(2, Kind.KEY_BAN, key, {**ban.to_value(), **change}))
+    state.apply(event(2, Kind.KEY_BAN, key, None))
+    assert state.key_bans == {}

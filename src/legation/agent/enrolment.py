@@ -200,8 +200,7 @@ class _Enrolment:
                 "bundle": dict(document),
                 "trust_domain": str(name),
                 "feed_keys": list(feed_keys),
-                "agents_port": int(agents_port),
-            } if 0 < agents_port < 65536:
+            }:
                 pass
             case _:
                 raise InvalidInput("the authority's answer is not an enrolment")
@@ -225,7 +224,6 @@ class _Enrolment:
             feed_keys=feed_keys_from(feed_keys),
             authority=self._host,
             api_port=self._port,
-            agents_port=agents_port,
         )
         return AgentIdentity.of(chain, key), membership
 

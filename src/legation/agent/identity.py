@@ -91,8 +91,7 @@ class Membership:
         bundle: the trust bundle at enrolment; the feed has the current one.
         feed_keys: raw Ed25519 public keys that sign feed events.
         authority: host name or address of the authority.
-        api_port: where it answers requests, over HTTPS.
-        agents_port: where it serves Sync streams, over gRPC.
+        api_port: of its HTTPS listener.
     """
 
     trust_domain: TrustDomain
@@ -100,7 +99,6 @@ class Membership:
     feed_keys: tuple[bytes, ...]
     authority: str
     api_port: int
-    agents_port: int
 
     def to_bytes(self) -> bytes:
         """Render as JSON."""
@@ -111,7 +109,6 @@ class Membership:
                 "feed_keys": [base64.b64encode(key).decode() for key in self.feed_keys],
                 "authority": self.authority,
                 "api_port": self.api_port,
-                "agents_port": self.agents_port,
             },
             indent=1,
         ).encode()
@@ -130,7 +127,6 @@ class Membership:
                 "feed_keys": list(feed_keys),
                 "authority": str(authority),
                 "api_port": int(api_port),
-                "agents_port": int(agents_port),
             }:
                 pass
             case _:
@@ -141,7 +137,6 @@ class Membership:
             feed_keys=feed_keys_from(feed_keys),
             authority=authority,
             api_port=api_port,
-            agents_port=agents_port,
         )
 
 

@@ -5,9 +5,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 
 from legation.agent.sightings import Case, Seen, SightingBoard
+from legation.causes import Cause
+from legation.pki import certificate_from_der
 from legation.pki.spiffe_id import SpiffeID
 from legation.wire.feed import FeedState, WorkloadEntry
 from legation.wire.sightings import is_telling
@@ -28,6 +31,17 @@ class WorkloadIdentity:
     def spiffe_id(self) -> str:
         """The identity."""
         return self.entry.spiffe_id
+
+    def refusal(self, state: FeedState) -> Cause | None:
+        """Return why the peers refuse its certificate, by the folded feed, or None."""
+        issuer_name = _issuer_name(self.chain[0]) if state.revoked_issuers else ""
+        return state.refusal(serial=self.serial, spiffe_id=self.spiffe_id, issuer_name=issuer_name)
+
+
+# Asked for each identity with each change of the feed.
+@lru_cache(maxsize=4096)
+def _issuer_name(certificate: bytes) -> str:
+    return certificate_from_der(certificate).issuer.rfc4514_string()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

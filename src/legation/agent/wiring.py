@@ -53,6 +53,7 @@ from legation.agent.sinks import Sinks
 from legation.agent.upstream.client import AuthorityClient, Credentials
 from legation.agent.upstream.feed import FeedReceiver
 from legation.agent.upstream.feed_cache import FeedCache
+from legation.agent.upstream.kept import KeptReport
 from legation.agent.upstream.sync import FeedSync
 from legation.causes import Failure
 from legation.clock import Clock, SystemClock
@@ -74,7 +75,6 @@ class AgentSettings:
         socket: path of the Unix socket that it serves.
         enrolment: used once, when `data_dir` holds no identity yet; None afterwards.
         api: the authority's HTTPS address, where it moved since the enrolment; else None.
-        streams: its gRPC address, likewise.
         socket_mode: of the socket.
         socket_group: group that owns the socket, by name or number, or None.
         timing: when certificates are renewed.
@@ -87,7 +87,6 @@ class AgentSettings:
     socket: Path
     enrolment: EnrolmentRequest | None = None
     api: Address | None = None
-    streams: Address | None = None
     socket_mode: int = 0o666
     socket_group: str | None = None
     timing: RenewalTiming = DEFAULT_TIMING
@@ -131,7 +130,6 @@ class Agent:
         self._cache = FeedCache(settings.data_dir / "feed.log")
         self._client = AuthorityClient(
             api=settings.api or Address(membership.authority, membership.api_port),
-            streams=settings.streams or Address(membership.authority, membership.agents_port),
             credentials=Credentials(
                 identity=identity, authorities=membership.bundle.x509_authorities
             ),
@@ -184,6 +182,7 @@ class Agent:
             rotation=self._orders,
             in_step=self.freshness.in_step,
         )
+        self._kept = KeptReport(self._receiver, self._client)
         self.staples = Staples(self.identities, self._client, clock=self._clock)
         self.sinks = Sinks(
             settings.sinks,
@@ -264,6 +263,7 @@ class Agent:
             raise
         self._tasks = [
             supervised("the feed", self.sync.run()),
+            supervised("what the authority has forgotten", self._kept.run()),
             supervised("freshness", self.freshness.run()),
             supervised("staples", self.staples.run()),
             supervised("staples that changed", self._staples_changed()),
@@ -281,7 +281,7 @@ class Agent:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.stop()
         await self._discovery.stop()
-        await self._client.close()
+        self._client.close()
         await self._attestor.close()
         self._cache.close()
 
@@ -344,6 +344,8 @@ class Agent:
 
     def _feed_changed(self, kinds: Collection[Kind]) -> None:
         self.identities.feed_changed(kinds)
+        if kinds == frozenset(Kind):  # a snapshot
+            self._kept.look()
         if Kind.ROTATION in kinds:
             self._orders.carry_out()
         if Kind.BUNDLE in kinds:

@@ -20,6 +20,7 @@ from legation.authority.settings import AuthoritySettings
 from legation.authority.store import Store
 from legation.clock import Clock
 from legation.errors import InvalidInput
+from legation.pki import SpiffeID
 
 
 class Shared(TypedDict):
@@ -71,7 +72,7 @@ async def open_core(
             remedy="correct trust_domain or data_dir",
         )
     opened = await open_keys(store, kek, identity.salt)
-    hub = FeedHub(identity.feed_id, store)
+    hub = FeedHub(identity.feed_id, store, sign_page=opened.signer.sign_document)
     await hub.load()
     store.attach(sign=opened.signer.sign, deliver=hub.deliver)
     bounds = Bounds(lambda: hub.state.staleness, settings.crl_validity_s)
@@ -80,6 +81,8 @@ async def open_core(
     hub.listen(board.listen)
     for agent in await store.agents():
         board.enrolled(agent)
+    for name, until in (await store.agents_until(at=clock.now())).items():
+        board.expect(SpiffeID.parse(name), until=until)
     return Core(
         settings=settings,
         clock=clock,

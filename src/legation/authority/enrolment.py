@@ -45,7 +45,6 @@ class Welcome:
 
     bundle: Mapping[str, Any]  # the SPIFFE bundle document
     feed_keys: tuple[bytes, ...]  # raw Ed25519 public keys
-    agents_port: int
 
 
 class Tokens:
@@ -218,7 +217,6 @@ class Enrolments:
             trust_domain=self._settings.trust_domain,
             bundle=welcome.bundle,
             feed_keys=welcome.feed_keys,
-            agents_port=welcome.agents_port,
         )
 
     async def _attest(self, evidence: Evidence, csr: bytes) -> AttestedNode:

@@ -62,10 +62,13 @@ class Revoked:
     """Certificates were revoked, an identity perhaps banned."""
 
     actor: str
-    serials: tuple[int, ...]
+    serials: tuple[int, ...]  # of very many, the first
+    count: int
     banned: str | None
+    scope: str  # "certificate", "identity", "agent", …
     reason: str
     revision: int
+    continued: bool = False  # the next batch of a revocation that was told of before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,7 @@ class Maintenance:
         self._keep_expired = timedelta(seconds=settings.keep_expired_s)
         self._keep_audit = timedelta(seconds=settings.keep_audit_s)
         self._clock = clock
+        self._began = clock.now(), clock.monotonic()
         self._events = events
         self._actor = actor
         # When which revision was current: the horizon moves by age.
@@ -83,7 +84,7 @@ class Maintenance:
         Raises:
             Unavailable: the store cannot be written.
         """
-        now = self._clock.now()
+        now = self._certain_now()
         self._seen.append((now, self._hub.revision))
         horizon = self._hub.horizon
         while self._seen and self._seen[0][0] <= now - self._history:
@@ -100,6 +101,17 @@ class Maintenance:
             self._events.emit(FeedCompacted(forgotten=forgotten, horizon=horizon))
         return forgotten
 
+    def _certain_now(self) -> datetime:
+        """Return the time, or less if the clock was set forward since the start.
+
+        It may be set back again, and then nothing could bring back what was forgotten: who was
+        revoked would be let in. What is there for a while longer, until the next start at the
+        latest, harms nobody.
+        """
+        wall, monotonic = self._began
+        passed = timedelta(seconds=self._clock.monotonic() - monotonic)
+        return min(self._clock.now(), wall + passed)
+
     async def _forget_revocations(self, at: datetime) -> None:
         while True:
             if not self._hub.forget_expired(at):
@@ -113,8 +125,8 @@ class Maintenance:
             Unavailable: the store cannot be written.
         """
         begun = self._clock.monotonic()
-        now = stamp(self._clock)
-        expired_before = now - self._keep_expired
+        now, certain = stamp(self._clock), self._certain_now()
+        expired_before = certain - self._keep_expired
         pruned = Pruned(
             certificates=await self._all(
                 "certificate.prune",
@@ -134,7 +146,7 @@ class Maintenance:
                 "audit.prune",
                 now,
                 lambda audit: self._store.prune_audit(
-                    before=now - self._keep_audit, limit=_PRUNE_BATCH, audit=audit
+                    before=certain - self._keep_audit, limit=_PRUNE_BATCH, audit=audit
                 ),
             ),
             duration_s=self._clock.monotonic() - begun,

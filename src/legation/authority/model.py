@@ -1,6 +1,6 @@
 """What the authority's services speak of, and what they offer to the APIs.
 
-The gRPC, REST and command-line edges see the authority through the Protocols below; the
+The REST, agent and command-line edges see the authority through the Protocols below; the
 services behind them live in one module each. All of a service's changes are durable,
 with their audit entry, before its method returns.
 """
@@ -20,6 +20,10 @@ AGENT_PREFIX = "/legation/agent/"
 OPERATOR_PREFIX = "/legation/operator/"
 DECOY_PREFIX = "/legation/decoy/"
 RESERVED_PREFIX = "/legation/"
+
+# Stands for the profile of a certificate that was issued after the copy from which the store goes
+# on: all that is known of it is its revocation, which agents have brought back.
+RECOVERED = "recovered"
 
 
 class Role(StrEnum):
@@ -52,7 +56,14 @@ class JoinToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedRecord:
-    """One certificate as the store knows it."""
+    """One certificate as the store knows it.
+
+    Attributes:
+        revoked_at: when it was revoked by itself, or None.
+        reason: why; a word of RFC 5280, section 5.3.1.
+        issuer_revoked_at: when its issuer was, before the certificate had expired, or None.
+        issuer_reason: why.
+    """
 
     serial: int
     spiffe_id: str
@@ -66,6 +77,13 @@ class IssuedRecord:
     der: bytes = field(repr=False)
     revoked_at: datetime | None = None
     reason: str | None = None
+    issuer_revoked_at: datetime | None = None
+    issuer_reason: str | None = None
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether it is refused before it expires, for itself or for its issuer."""
+        return self.revoked_at is not None or self.issuer_revoked_at is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +238,29 @@ class ObservedTraffic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListRecord:
+    """A revocation list that is out.
+
+    Attributes:
+        issuer: key id of who has signed it, hexadecimal.
+        shard: of that issuer's certificates.
+        number: of the list, among those of its issuer and shard.
+        entries: certificates that it names.
+        size: in bytes.
+        this_update: from when it counts.
+        next_update: until when.
+    """
+
+    issuer: str
+    shard: int
+    number: int
+    entries: int
+    size: int
+    this_update: datetime
+    next_update: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
     """A person or program that administers the authority."""
 
@@ -275,4 +316,3 @@ class Enrolment:
     trust_domain: TrustDomain
     bundle: Mapping[str, Any]  # the SPIFFE bundle document
     feed_keys: tuple[bytes, ...]  # raw Ed25519 public keys
-    agents_port: int

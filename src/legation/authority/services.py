@@ -1,11 +1,11 @@
 """What the authority's services offer to the APIs.
 
-The gRPC, REST and command-line edges know the services by these Protocols alone.
+The REST, agent and command-line edges know the services by these Protocols alone.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from legation.authority.agents.standing import PointRecord, PointStanding
 from legation.authority.issuers.states import IssuerOverview
@@ -20,6 +20,7 @@ from legation.authority.model import (
     InForceRecord,
     IssuedRecord,
     JoinToken,
+    ListRecord,
     Operator,
     OrderedRotation,
     RevocationOutcome,
@@ -32,6 +33,8 @@ from legation.pki.spiffe_id import SpiffeID
 from legation.policy import AuthorizationPolicy, StalenessPolicy
 from legation.wire.drill import DrillRecord, DrillReport, DrillSummary
 from legation.wire.feed import Ban, Revocation, WorkloadEntry
+
+D_co = TypeVar("D_co", covariant=True)
 
 
 class EntryService(Protocol):
@@ -65,28 +68,12 @@ class TokenService(Protocol):
     async def delete(self, token_id: str, *, actor: Actor) -> None: ...
 
 
-class PolicyService(Protocol):
-    """Authorization policies."""
+class DocumentService(Protocol[D_co]):
+    """Policies of one kind, by name."""
 
-    def list(self) -> Sequence[AuthorizationPolicy]: ...
-    def get(self, name: str) -> AuthorizationPolicy: ...
-    async def put(
-        self, document: Mapping[str, Any], *, actor: Actor
-    ) -> tuple[AuthorizationPolicy, bool]:
-        """Create or replace; the flag tells whether anything changed."""
-        ...
-
-    async def delete(self, name: str, *, actor: Actor) -> None: ...
-
-
-class StalenessService(Protocol):
-    """Staleness policies."""
-
-    def list(self) -> Sequence[StalenessPolicy]: ...
-    def get(self, name: str) -> StalenessPolicy: ...
-    async def put(
-        self, document: Mapping[str, Any], *, actor: Actor
-    ) -> tuple[StalenessPolicy, bool]:
+    def list(self) -> Sequence[D_co]: ...
+    def get(self, name: str) -> D_co: ...
+    async def put(self, document: Mapping[str, Any], *, actor: Actor) -> tuple[D_co, bool]:
         """Create or replace; the flag tells whether anything changed."""
         ...
 
@@ -291,6 +278,10 @@ class StatusService(Protocol):
         """Return root and issuing certificates, DER, by key id in hexadecimal."""
         ...
 
+    def revocation_lists(self) -> Sequence[ListRecord]:
+        """Return what is out, by issuer and shard."""
+        ...
+
     def crl(self, issuer: str, shard: int) -> bytes:
         """Return the newest list, DER.
 
@@ -322,8 +313,8 @@ class Services:
 
     entries: EntryService
     tokens: TokenService
-    policies: PolicyService
-    staleness: StalenessService
+    policies: DocumentService[AuthorizationPolicy]
+    staleness: DocumentService[StalenessPolicy]
     certificates: CertificateService
     revocations: RevocationService
     propagation: PropagationService

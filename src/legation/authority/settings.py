@@ -27,8 +27,6 @@ class AuthoritySettings:
         data_dir: holds the database and the lock; mode 0700.
         dns_names: of the authority's own servers, for clients that check them.
         ip_addresses: likewise.
-        agents_host: address on which the agents' API listens.
-        agents_port: its port; 0 for any free one.
         status_url: where the status port is reached from outside, without a trailing
             slash; certificates and revocation lists name it. Empty: they name nothing.
         workload_lifetime_s: of certificates whose entry says nothing else.
@@ -75,8 +73,6 @@ class AuthoritySettings:
     data_dir: Path
     dns_names: tuple[str, ...] = ("localhost",)
     ip_addresses: tuple[IPv4Address | IPv6Address, ...] = (IPv4Address("127.0.0.1"),)
-    agents_host: str = "127.0.0.1"
-    agents_port: int = 0
     status_url: str = ""
     workload_lifetime_s: int = 3600
     max_lifetime_s: int = 86_400
@@ -160,8 +156,6 @@ class AuthoritySettings:
             data_dir=config.data_dir,
             dns_names=names,
             ip_addresses=addresses,
-            agents_host=config.listen.agents.host,
-            agents_port=config.listen.agents.port,
             status_url=config.status_base_url() if status_url is None else status_url,
             workload_lifetime_s=_seconds(certificates.default_lifetime),
             max_lifetime_s=_seconds(certificates.max_lifetime),

@@ -1,6 +1,6 @@
 """How the authority is, and what anyone may fetch from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.feed.hub import FeedHub
 from legation.authority.issuing.serving import ServingIdentity
 from legation.authority.jwt.discovery import discovery_document, jwks
+from legation.authority.model import ListRecord
 from legation.authority.revoking.crl_lists import is_root
 from legation.authority.revoking.crl_publisher import CRLPublisher
 from legation.authority.settings import AuthoritySettings
@@ -132,6 +133,10 @@ class Status:
             key_id: issuer.certificate.public_bytes(Encoding.DER)
             for key_id, issuer in self._issuers.items()
         }
+
+    def revocation_lists(self) -> Sequence[ListRecord]:
+        """Return what is out, by issuer and shard."""
+        return self._publisher.lists()
 
     def crl(self, issuer: str, shard: int) -> bytes:
         """Return the newest list, DER.

@@ -18,9 +18,10 @@ from legation.authority.agents.calls import certificate_calls, token_calls
 from legation.authority.agents.expired import ExpiredAgents
 from legation.authority.agents.freshness import FreshnessAlarms
 from legation.authority.agents.http import AgentHTTP
+from legation.authority.agents.kept import kept_calls
 from legation.authority.agents.peer import AgentGate
 from legation.authority.agents.rotation_calls import expired_calls, superseded_calls
-from legation.authority.agents.sync import SyncAPI, SyncServer
+from legation.authority.agents.sync import AgentStreams
 from legation.authority.attestation.registration import node_attestors
 from legation.authority.background import run_in_background
 from legation.authority.core import Core, open_core
@@ -42,6 +43,7 @@ from legation.authority.model import AUTHORITY_PATH
 from legation.authority.ocsp import OCSPResponder, OCSPService, build_responder
 from legation.authority.restoration import Restored, begin_anew
 from legation.authority.revoking.crl_publisher import CRLPublisher
+from legation.authority.revoking.recovery import Recovery
 from legation.authority.revoking.revocation import Revocations
 from legation.authority.services import Services
 from legation.authority.settings import AuthoritySettings
@@ -51,8 +53,6 @@ from legation.authority.store.sqlite import SQLiteStore, replacement
 from legation.clock import Clock
 from legation.errors import InvalidInput
 from legation.pki import SpiffeID
-
-_STOP_GRACE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,6 @@ class Authority:
         agents: answers agents' requests, for the HTTPS listener.
         ocsp: answers questions about certificates, or None if that is off.
         events: what happens, for logs and metrics.
-        agents_port: where agents open their streams.
     """
 
     services: Services
@@ -73,7 +72,6 @@ class Authority:
     agents: AgentHTTP
     ocsp: OCSPService | None
     events: EventBus
-    agents_port: int
 
 
 async def initialise(
@@ -171,9 +169,7 @@ async def _start(
     core = await open_core(store, settings, clock=clock, kek=kek)
     own_name = str(SpiffeID(settings.trust_domain, AUTHORITY_PATH))
     parts = await _parts(core, own_name)
-    gate = AgentGate(core.hub.state, core.board, settings=settings, clock=clock)
     ocsp = _ocsp(stack, core, own_name)
-    server = await _sync_server(stack, core, gate, parts.serving, parts.signals)
     maintenance = Maintenance(core.hub, store, actor=own_name, **core.shared)
     for name, work in (
         ("revocation lists", parts.publisher.run),
@@ -188,12 +184,11 @@ async def _start(
         run_in_background(stack, name, work)
     status = _status(stack, core, parts)
     return Authority(
-        services=_services(core, parts, status, agents_port=server.port),
+        services=_services(core, parts, status),
         serving=parts.serving,
-        agents=_agent_http(core, gate, parts.jwt_keys, ocsp, parts.revocations),
+        agents=_agent_http(core, parts, ocsp),
         ocsp=None if ocsp is None else ocsp.service,
         events=core.events,
-        agents_port=server.port,
     )
 
 
@@ -214,10 +209,7 @@ class _Parts:
 
 async def _parts(core: Core, own_name: str) -> _Parts:
     store, state = core.store, core.hub.state
-    publisher = CRLPublisher(
-        store, core.secrets.issuers, actor=own_name, signer=core.secrets.signer, **core.shared
-    )
-    await publisher.load()
+    publisher = await _publisher(core, own_name)
     issuers = _issuers(core, publisher)
     await issuers.begin()  # without an issuer that may sign, nothing else begins
     serving = ServingIdentity(core.certifier, store, state, **core.shared)
@@ -252,6 +244,19 @@ async def _parts(core: Core, own_name: str) -> _Parts:
         rotations=rotations,
         signals=signals,
     )
+
+
+async def _publisher(core: Core, actor: str) -> CRLPublisher:
+    publisher = CRLPublisher(
+        core.store,
+        core.secrets.issuers,
+        actor=actor,
+        signer=core.secrets.signer,
+        acknowledged=core.board.everywhere,
+        **core.shared,
+    )
+    await publisher.load()
+    return publisher
 
 
 def _issuers(core: Core, publisher: CRLPublisher) -> Issuers:
@@ -303,23 +308,30 @@ def _ocsp(stack: contextlib.AsyncExitStack, core: Core, actor: str) -> OCSPRespo
     return responder
 
 
-def _agent_http(
-    core: Core,
-    gate: AgentGate,
-    jwt_keys: JWTKeys,
-    ocsp: OCSPResponder | None,
-    revocations: Revocations,
-) -> AgentHTTP:
+def _agent_http(core: Core, parts: _Parts, ocsp: OCSPResponder | None) -> AgentHTTP:
+    gate = AgentGate(core.hub.state, core.board, settings=core.settings, clock=core.clock)
     issuance = IssuanceService(core.certifier, core.store, core.hub, **core.shared)
+    superseded = SupersededCertificates(core.store, parts.revocations, clock=core.clock)
     feed_keys = (core.secrets.signer.public_key,)
     return AgentHTTP(
         gate,
         {
             **certificate_calls(issuance, feed_keys=feed_keys),
             **(ocsp.calls if ocsp else {}),
-            **token_calls(JWTIssuance(jwt_keys, core.store, core.hub, **core.shared)),
-            **superseded_calls(SupersededCertificates(core.store, revocations, clock=core.clock)),
+            **token_calls(JWTIssuance(parts.jwt_keys, core.store, core.hub, **core.shared)),
+            **superseded_calls(superseded),
+            **kept_calls(
+                Recovery(
+                    core.store,
+                    core.hub,
+                    feed_keys=feed_keys,
+                    clock=core.clock,
+                    actor=str(SpiffeID(core.settings.trust_domain, AUTHORITY_PATH)),
+                    tainted=parts.issuers.look,
+                )
+            ),
         },
+        sync=_agent_streams(core, gate, parts.signals).serve,
         open_calls=expired_calls(
             ExpiredAgents(core.certifier, core.store, core.hub.state, core.board, **core.shared),
             feed_keys=feed_keys,
@@ -335,14 +347,8 @@ async def _jwt_keys(core: Core, actor: str) -> JWTKeys:
     return keys
 
 
-async def _sync_server(
-    stack: contextlib.AsyncExitStack,
-    core: Core,
-    gate: AgentGate,
-    serving: ServingIdentity,
-    signals: MisuseSignals,
-) -> SyncServer:
-    api = SyncAPI(
+def _agent_streams(core: Core, gate: AgentGate, signals: MisuseSignals) -> AgentStreams:
+    streams = AgentStreams(
         gate,
         core.hub,
         core.board,
@@ -351,14 +357,11 @@ async def _sync_server(
         seen=signals,
         **core.shared,
     )
-    core.hub.listen(api.listen)
-    server = SyncServer(api, serving, settings=core.settings)
-    await server.start()
-    stack.push_async_callback(server.stop, grace_s=_STOP_GRACE_S)
-    return server
+    core.hub.listen(streams.listen)
+    return streams
 
 
-def _services(core: Core, parts: _Parts, status: Status, *, agents_port: int) -> Services:
+def _services(core: Core, parts: _Parts, status: Status) -> Services:
     store, hub, certifier = core.store, core.hub, core.certifier
     return Services(
         entries=Entries(hub, store, settings=core.settings, clock=core.clock),
@@ -389,7 +392,6 @@ def _services(core: Core, parts: _Parts, status: Status, *, agents_port: int) ->
             welcome=lambda: Welcome(
                 bundle=status.bundle_document(),
                 feed_keys=(core.secrets.signer.public_key,),
-                agents_port=agents_port,
             ),
             joined=core.board.enrolled,
             **core.shared,

@@ -35,13 +35,13 @@ def agent() -> None:
 @config_options(
     {
         "--authority": ("server.api", "HOST:PORT of the authority's API."),
-        "--authority-agents": ("server.agents", "HOST:PORT of its port for agents."),
         "--trust-domain": ("trust_domain", "The trust domain to join."),
         "--trust-bundle": ("trust_bundle_file", "PEM file with its roots, to enrol under."),
         "--ca-fingerprint": ("ca_fingerprint", "SHA-256 of its root, instead of the file."),
         "--join-token-file": ("join_token_file", "File with the join token."),
         "--data-dir": ("data_dir", "Directory of keys and feed."),
         "--socket": ("socket.path", "Path of the local socket."),
+        "--listen-metrics": ("listen.metrics", "HOST:PORT for Prometheus (HTTP); off if absent."),
     }
 )
 def run(*, config_file: Path | None, flags: Flags) -> None:

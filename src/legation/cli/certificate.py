@@ -1,5 +1,6 @@
 """``legation certificate``: read and check certificates, from files or the inventory."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,11 +11,18 @@ from legation.cli.lazy import Group
 from legation.cli.output import Column, output_option, show_list, show_one, show_raw
 
 FOUND_ERRORS = 1
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    with_issuer = row.get("revoked_with") == "issuer"
+    return "revoked with its issuer" if with_issuer else str(row["state"])
+
+
 _COLUMNS: tuple[Column, ...] = (
     ("serial", "serial"),
     ("spiffe id", "spiffe_id"),
     ("profile", "profile"),
-    ("state", "state"),
+    ("state", _state),
     ("not after", "not_after"),
 )
 _IN_FORCE: tuple[Column, ...] = (

@@ -1,4 +1,4 @@
-"""``legation policy``: who may call whom."""
+"""``legation policy``: who may call whom; and documents of every kind, to check and apply."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,14 @@ import click
 from legation.cli.arguments import SPIFFE_ID
 from legation.cli.connection import Connection, connection_options
 from legation.cli.lazy import Group
-from legation.cli.output import Column, note, output_option, show_list, show_one, show_raw
+from legation.cli.output import Column, note, output_option, show_list, show_one
+from legation.cli.policy_documents import (
+    AUTHORIZATION,
+    apply_policies,
+    delete_policy,
+    show_policy,
+)
+from legation.cli.policy_documents import list_policies as stored_policies
 
 if TYPE_CHECKING:
     from legation.policy import AuthorizationPolicy
@@ -50,38 +57,32 @@ def policy() -> None:
     epilog="""
     Examples:
       legation policy apply -f policies/ -f extra.yaml
+      legation policy apply -f policies/ --dry-run
       generate-policies | legation policy apply -f -
     """
 )
 @_file_option
+@click.option("--dry-run", is_flag=True, help="Say what it would change, and change nothing.")
 @connection_options
 @output_option
-def apply(*, files: tuple[str, ...], connection: Connection, output: str) -> None:
-    """Create or replace policies. All are checked before the first is sent."""
+def apply(*, files: tuple[str, ...], dry_run: bool, connection: Connection, output: str) -> None:
+    """Create or replace policies. All are checked before the first is sent.
+
+    Takes AuthorizationPolicy and StalenessPolicy documents, in any number and order.
+    """
     from legation.cli.policy_files import read_policies
 
     if not files:
         raise click.UsageError("name what to apply: -f FILE")
-    policies = read_policies(files)
-    rows = []
-    with connection.open() as client:
-        for one in policies:
-            stored = client.put("policies", one.name, body=one.to_document())
-            rows.append({"name": one.name, "changed": stored["changed"]})
-    if output != "table":
-        show_list(rows, (), output=output)
-        return
-    for row in rows:
-        note(f"policy {row['name']} {'applied' if row['changed'] else 'unchanged'}")
+    apply_policies(read_policies(files), connection=connection, dry_run=dry_run, output=output)
 
 
 @policy.command("list")
 @connection_options
 @output_option
 def list_policies(*, connection: Connection, output: str) -> None:
-    """List all policies."""
-    with connection.open() as client:
-        documents = list(client.pages("policies"))
+    """List all authorization policies."""
+    documents = stored_policies(AUTHORIZATION, connection=connection)
     if output != "table":
         show_list(documents, (), output=output)
         return
@@ -104,14 +105,7 @@ def list_policies(*, connection: Connection, output: str) -> None:
 @output_option
 def show(*, name: str, connection: Connection, output: str) -> None:
     """Show one policy, as the YAML that `apply` takes."""
-    from legation.cli.policy_files import to_yaml
-
-    with connection.open() as client:
-        document = client.get("policies", name)
-    if output == "table":
-        show_raw(to_yaml([document]))
-    else:
-        show_one(document, output=output)
+    show_policy(AUTHORIZATION, name, connection=connection, output=output)
 
 
 @policy.command()
@@ -119,9 +113,7 @@ def show(*, name: str, connection: Connection, output: str) -> None:
 @connection_options
 def delete(*, name: str, connection: Connection) -> None:
     """Delete a policy. Deleting an ALLOW policy denies what only it allowed."""
-    with connection.open() as client:
-        client.delete("policies", name)
-    note(f"policy {name} deleted")
+    delete_policy(AUTHORIZATION, name, connection=connection)
 
 
 @policy.command(
@@ -132,7 +124,7 @@ def delete(*, name: str, connection: Connection) -> None:
 )
 @_files_argument
 def validate(files: tuple[str, ...]) -> None:
-    """Check policy files, without any authority."""
+    """Check files of policies of any kind, without any authority."""
     from legation.cli.policy_files import read_policies
 
     count = len(read_policies(files))
@@ -196,10 +188,10 @@ def explain(
 
 
 def _policies_of(files: tuple[str, ...], connection: Connection) -> "list[AuthorizationPolicy]":
-    from legation.cli.policy_files import read_policies
+    from legation.cli.policy_files import read_authorization
     from legation.policy import AuthorizationPolicy
 
     if files:
-        return read_policies(files)
-    with connection.open() as client:
-        return [AuthorizationPolicy.from_document(one) for one in client.pages("policies")]
+        return read_authorization(files)
+    documents = stored_policies(AUTHORIZATION, connection=connection)
+    return [AuthorizationPolicy.from_document(one) for one in documents]

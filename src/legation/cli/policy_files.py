@@ -1,52 +1,56 @@
-"""Policies from files, folders and stdin."""
+"""Policies of any kind from files, folders and stdin."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from legation.cli.arguments import read_input
 from legation.config.yaml_documents import YAMLDocument, load_documents
 from legation.errors import InvalidInput
-from legation.policy import AuthorizationPolicy, StalenessPolicy
+from legation.policy import AnyPolicy, AuthorizationPolicy, policy_from_document
 
 STDIN = "-"
-P = TypeVar("P", AuthorizationPolicy, StalenessPolicy)
 
 
-def read_policies(names: tuple[str, ...]) -> list[AuthorizationPolicy]:
+def read_policies(names: tuple[str, ...]) -> list[AnyPolicy]:
     """Read all policies of files, of the YAML files in folders, and of stdin for ``-``.
 
     Raises:
         NotFound: there is no such file.
-        InvalidInput: not YAML, not a policy, or two policies of one name; the message
-            begins with file and line.
+        InvalidInput: not YAML, not a policy, or two policies of one kind and name; the
+            message begins with file and line.
     """
-    return _read(names, AuthorizationPolicy.from_document)
-
-
-def read_staleness(names: tuple[str, ...]) -> list[StalenessPolicy]:
-    """Read all staleness policies, as `read_policies` reads the others."""
-    return _read(names, StalenessPolicy.from_document)
-
-
-def _read(names: tuple[str, ...], read: Callable[[object], P]) -> list[P]:
-    policies: dict[str, P] = {}
-    places: dict[str, str] = {}
+    policies: dict[tuple[type, str], AnyPolicy] = {}
+    places: dict[tuple[type, str], str] = {}
     for document in _documents(names):
         with document.located():
-            policy = read(document)
-        if policy.name in policies:
+            policy = policy_from_document(document)
+        key = type(policy), policy.name
+        if key in policies:
             raise InvalidInput(
                 f"{document.place('metadata.name')}: "
-                f"the policy {policy.name} is at {places[policy.name]} already"
+                f"the policy {policy.name} is at {places[key]} already"
             )
-        policies[policy.name] = policy
-        places[policy.name] = document.place("metadata.name")
+        policies[key] = policy
+        places[key] = document.place("metadata.name")
     if not policies:
         raise InvalidInput("there is no policy in what was given")
     return list(policies.values())
+
+
+def read_authorization(names: tuple[str, ...]) -> list[AuthorizationPolicy]:
+    """Read the policies that say who may call whom, as `read_policies` does, and no others.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: what `read_policies` refuses, or none of this kind.
+    """
+    found = [one for one in read_policies(names) if isinstance(one, AuthorizationPolicy)]
+    if not found:
+        raise InvalidInput("there is no AuthorizationPolicy in what was given")
+    return found
 
 
 def to_yaml(policies: list[dict[str, Any]]) -> str:

@@ -111,6 +111,7 @@ def _reached(client: Any, revision: int, *, wait_s: float, silence_s: float, out
         shown = [{**row, "has": "yes"} for row in points]
         shown += [{**row, "has": "no"} for row in summary["missing"]]
         shown += [{**row, "has": "unreachable"} for row in summary["disconnected"]]
+        shown += [{**row, "has": "left"} for row in summary.get("left", ())]
         show_list(shown, _REACHED, output=output, empty="no agent has stated an enforcement point")
     else:
         show_one({"points": points, "propagation": summary}, output=output)

@@ -266,6 +266,9 @@ def _judge(summary: dict[str, Any] | None) -> None:
     for point in summary["disconnected"]:
         note(f"disconnected: {point['id']} of {point['agent']}; "
              "it refuses everyone once its data is too old")  # fmt: skip
+    for point in summary.get("left", ()):
+        note(f"left: {point['id']} of {point['agent']}, before it said that it refuses; "
+             "it has ended, or lost its agent for a moment: legation propagation")  # fmt: skip
     if not summary["complete"]:
         names = ", ".join(point["id"] for point in summary["missing"])
         raise TimedOut(

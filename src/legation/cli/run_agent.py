@@ -1,5 +1,7 @@
 """From an agent's configuration to a running agent."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from legation.agent.attestation.containerd import ContainerdSettings
@@ -14,9 +16,11 @@ from legation.agent.wiring import Agent, AgentSettings
 from legation.cli.agent_evidence import evidence_of
 from legation.cli.configured import Flags, log_as, read_config, reload_log_level
 from legation.cli.supervision import Supervision, run
+from legation.clock import SystemClock
 from legation.config import AgentConfig, Loaded
 from legation.config.attestation import WorkloadAttestation
 from legation.config.loader import DEFAULT
+from legation.config.values import Address
 from legation.errors import Conflict
 from legation.pki import certificates_from_pem
 
@@ -42,11 +46,23 @@ def run_agent(config_file: Path | None, flags: Flags) -> None:
                 f"this agent belongs to {joined}, the configuration names {config.trust_domain}",
                 remedy=f"correct trust_domain, or enrol anew with an empty {config.data_dir}",
             )
-        async with agent:
-            supervision.ready(f"{agent.own.identity.spiffe_id} on {config.socket.path}")
+        async with agent, _metrics(agent, config.listen.metrics) as shown:
+            supervision.ready(f"{agent.own.identity.spiffe_id} on {config.socket.path}{shown}")
             await supervision.stop.wait()
 
     run(serve)
+
+
+@contextlib.asynccontextmanager
+async def _metrics(agent: Agent, at: Address | None) -> AsyncIterator[str]:
+    """Serve metrics if an address for them is configured; yields what to say of it."""
+    if at is None:
+        yield ""
+        return
+    from legation.observe.agent import agent_metrics  # nobody else needs its library
+
+    async with agent_metrics(agent, at, clock=SystemClock()) as port:
+        yield f", metrics on port {port}"
 
 
 def settings_of(loaded: Loaded[AgentConfig]) -> AgentSettings:
@@ -64,7 +80,6 @@ def settings_of(loaded: Loaded[AgentConfig]) -> AgentSettings:
         enrolment=None if enrolled else enrolment_of(config),
         # Unless told otherwise, the agent stays with the addresses that it enrolled under.
         api=config.server.api if loaded.origins["server.api"] != DEFAULT else None,
-        streams=config.server.agents if loaded.origins["server.agents"] != DEFAULT else None,
         socket_mode=config.socket.mode,
         socket_group=config.socket.group,
         attestation=_attestation(config.attestation),

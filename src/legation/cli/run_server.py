@@ -39,9 +39,14 @@ def run_server(config_file: Path | None, flags: Flags) -> None:
             for listener in (api, status):
                 await listener.start()
                 stack.push_async_callback(listener.stop)
+            shown = ""
+            if at.metrics is not None:
+                from legation.observe.authority import authority_metrics
+
+                metrics = authority_metrics(authority, at.metrics, clock=clock)
+                shown = f", metrics on {await stack.enter_async_context(metrics)}"
             supervision.ready(
-                f"{config.trust_domain}: operators on port {api.port}, "
-                f"agents on {authority.agents_port}, status on {status.port}"
+                f"{config.trust_domain}: HTTPS on port {api.port}, status on {status.port}{shown}"
             )
             await supervision.stop.wait()
 

@@ -13,8 +13,8 @@ _FLAGS = {
     "--trust-domain": ("trust_domain", "The trust domain that it certifies."),
     "--data-dir": ("data_dir", "Directory of the store."),
     "--listen": ("listen.api", "HOST:PORT for operators, enrolment and certificates (HTTPS)."),
-    "--listen-agents": ("listen.agents", "HOST:PORT for agents' streams (gRPC)."),
     "--listen-status": ("listen.status", "HOST:PORT for CRLs and health (HTTP)."),
+    "--listen-metrics": ("listen.metrics", "HOST:PORT for Prometheus (HTTP); off if absent."),
     "--status-url": ("status_url", "Base URL of the status port as others reach it."),
 }
 _operator_folder = click.option(

@@ -43,6 +43,8 @@ def restore(copy: Path | None, config_file: Path | None, flags: Flags, *, output
     )
     if output == "table":
         note(
-            "\nNext: start the authority, and revoke again what was revoked after "
-            f"{ends}.\nThen do again what else was done since: entries, policies, operators."
+            "\nNext: start the authority. Agents that connect bring back what they know to be "
+            "refused:\n`legation audit list` has it as revocation.recover. Revoke again what "
+            f"else was\nrevoked after {ends}, and do again what else was done since:\n"
+            "entries, policies, operators."
         )

@@ -1,7 +1,7 @@
 """Making an authority, and an admin for one that lost its own."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -28,7 +28,11 @@ from legation.config.server import Listen
 from legation.errors import Conflict
 from legation.pki import SpiffeID, certificate_from_der
 
-_LISTEN_FLAGS = {"api": "--listen", "agents": "--listen-agents", "status": "--listen-status"}
+_LISTEN_FLAGS = {
+    "api": "--listen",
+    "status": "--listen-status",
+    "metrics": "--listen-metrics",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +116,6 @@ def _tell_next_steps(made: NewAuthority, config_file: Path | None) -> None:
         f"  export LEGATION_CREDENTIAL={made.folder} LEGATION_SERVER={config.listen.api}",
         "  legation token create node-1 > join-token",
         f"  legation agent run --authority {config.listen.api} \\",
-        f"      --authority-agents {config.listen.agents} \\",
         f"      --trust-bundle {made.folder}/bundle.pem --join-token-file join-token",
     ]
     note("\n".join(lines))
@@ -149,10 +152,7 @@ def certify_offline(config_file: Path | None, flags: Flags, credential: FirstCre
 async def _certify(
     config: ServerConfig, request: OperatorRequest, credential: FirstCredential
 ) -> tuple[tuple[bytes, ...], str]:
-    # Nobody shall connect meanwhile: any free port of loopback will do.
-    settings = replace(
-        AuthoritySettings.from_config(config), agents_host="127.0.0.1", agents_port=0
-    )
+    settings = AuthoritySettings.from_config(config)
     itself = Actor(spiffe_id=SpiffeID(config.trust_domain, AUTHORITY_PATH), role=Role.ADMIN)
     async with build(settings, clock=SystemClock(), kek=encryption_key(config)) as authority:
         _, chain = await authority.services.operators.create(

@@ -4,7 +4,8 @@ import click
 
 from legation.cli.connection import Connection, connection_options
 from legation.cli.lazy import Group
-from legation.cli.output import Column, note, output_option, show_list, show_one, show_raw
+from legation.cli.output import Column, output_option, show_list
+from legation.cli.policy_documents import STALENESS, delete_policy, list_policies, show_policy
 
 _COLUMNS: tuple[Column, ...] = (
     ("name", "name"),
@@ -19,43 +20,13 @@ _COLUMNS: tuple[Column, ...] = (
     cls=Group,
     epilog="""
     Examples:
-      legation staleness apply -f staleness.yaml
+      legation policy apply -f staleness.yaml    say it
       legation staleness list
-      legation propagation                    who is how near to its bound
+      legation propagation                       who is how near to its bound
     """,
 )
 def staleness() -> None:
     """Say how long a service may run without news, and what it does then."""
-
-
-@staleness.command(
-    epilog="""
-    Examples:
-      legation staleness apply -f staleness.yaml
-      legation staleness apply -f staleness/
-    """
-)
-@click.option("-f", "--file", "files", multiple=True, metavar="FILE|DIR|-",
-              help="YAML file, folder of such files, or - for stdin.  [repeatable]")  # fmt: skip
-@connection_options
-@output_option
-def apply(*, files: tuple[str, ...], connection: Connection, output: str) -> None:
-    """Create or replace policies. All are checked before the first is sent."""
-    from legation.cli.policy_files import read_staleness
-
-    if not files:
-        raise click.UsageError("name what to apply: -f FILE")
-    policies = read_staleness(files)
-    rows = []
-    with connection.open() as client:
-        for one in policies:
-            stored = client.put("staleness", one.name, body=one.to_document())
-            rows.append({"name": one.name, "changed": stored["changed"]})
-    if output != "table":
-        show_list(rows, (), output=output)
-        return
-    for row in rows:
-        note(f"staleness policy {row['name']} {'applied' if row['changed'] else 'unchanged'}")
 
 
 @staleness.command("list")
@@ -63,8 +34,7 @@ def apply(*, files: tuple[str, ...], connection: Connection, output: str) -> Non
 @output_option
 def list_staleness(*, connection: Connection, output: str) -> None:
     """List all policies."""
-    with connection.open() as client:
-        documents = list(client.pages("staleness"))
+    documents = list_policies(STALENESS, connection=connection)
     if output != "table":
         show_list(documents, (), output=output)
         return
@@ -82,15 +52,8 @@ def list_staleness(*, connection: Connection, output: str) -> None:
 @connection_options
 @output_option
 def show(*, name: str, connection: Connection, output: str) -> None:
-    """Show one policy, as the YAML that `apply` takes."""
-    from legation.cli.policy_files import to_yaml
-
-    with connection.open() as client:
-        document = client.get("staleness", name)
-    if output == "table":
-        show_raw(to_yaml([document]))
-    else:
-        show_one(document, output=output)
+    """Show one policy, as the YAML that `legation policy apply` takes."""
+    show_policy(STALENESS, name, connection=connection, output=output)
 
 
 @staleness.command()
@@ -98,6 +61,4 @@ def show(*, name: str, connection: Connection, output: str) -> None:
 @connection_options
 def delete(*, name: str, connection: Connection) -> None:
     """Delete a policy. What it governed goes by the next one that matches, or by the lists."""
-    with connection.open() as client:
-        client.delete("staleness", name)
-    note(f"staleness policy {name} deleted")
+    delete_policy(STALENESS, name, connection=connection)

@@ -10,6 +10,7 @@ from legation.config.sinks import Sinks
 from legation.config.values import (
     Address,
     CredentialName,
+    ListenAddress,
     Log,
     Section,
     ServerAddress,
@@ -44,12 +45,10 @@ class Server(Section):
     """Where the authority is.
 
     Attributes:
-        api: its HTTPS address, for enrolment and certificates.
-        agents: its gRPC address, for the stream of changes.
+        api: its HTTPS address.
     """
 
     api: ServerAddress = Address("127.0.0.1", 8443)
-    agents: ServerAddress = Address("127.0.0.1", 8444)
 
 
 class Socket(Section):
@@ -71,6 +70,16 @@ class Socket(Section):
         if len(bytes(self.path)) > 107:
             raise ValueError("the path of a Unix socket has at most 107 bytes")
         return self
+
+
+class Listen(Section):
+    """Where the agent listens besides its socket; port 0 takes a free one.
+
+    Attributes:
+        metrics: plain HTTP: `/metrics` for Prometheus, to whoever asks; off by default.
+    """
+
+    metrics: Annotated[ListenAddress | None, Field(examples=["127.0.0.1:8082"])] = None
 
 
 class Rotation(Section):
@@ -119,6 +128,7 @@ class AgentConfig(Section):
     join_token_credential: CredentialName | None = None
     server: Server = Server()
     socket: Socket = Socket()
+    listen: Listen = Listen()
     rotation: Rotation = Rotation()
     enrolment: Enrolment = Enrolment()
     attestation: WorkloadAttestation = WorkloadAttestation()

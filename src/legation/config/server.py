@@ -37,14 +37,14 @@ class Listen(Section):
     """Where the authority listens; port 0 takes a free one.
 
     Attributes:
-        api: HTTPS: the operators' REST interface, enrolment, and agents' requests.
-        agents: gRPC over mutual TLS: the agents' streams.
+        api: HTTPS: the operators' REST interface, enrolment, and agents.
         status: plain HTTP: CRLs, CA certificates and health.
+        metrics: plain HTTP: `/metrics` for Prometheus, to whoever asks; off by default.
     """
 
     api: ListenAddress = Address("127.0.0.1", 8443)
-    agents: ListenAddress = Address("127.0.0.1", 8444)
     status: ListenAddress = Address("127.0.0.1", 8080)
+    metrics: Annotated[ListenAddress | None, Field(examples=["127.0.0.1:8081"])] = None
 
 
 class Keys(Section):

@@ -23,7 +23,6 @@ class Ports:
     """The loopback ports of one deployment."""
 
     api: int = field(default_factory=unused_port)
-    agents: int = field(default_factory=unused_port)
     status: int = field(default_factory=unused_port)
 
 
@@ -193,7 +192,6 @@ class Deployment:
                 "data_dir": str(data),
                 "listen": {
                     "api": f"127.0.0.1:{self.ports.api}",
-                    "agents": f"127.0.0.1:{self.ports.agents}",
                     "status": f"127.0.0.1:{self.ports.status}",
                 },
                 **extra,
@@ -211,7 +209,6 @@ class Deployment:
                 "join_token_file": str(data / "join-token"),
                 "server": {
                     "api": f"127.0.0.1:{self.ports.api}",
-                    "agents": f"127.0.0.1:{self.ports.agents}",
                 },
                 "trust_bundle_file": str(self.credential / "bundle.pem"),
                 "socket": {"path": str(self.socket)},

@@ -4,12 +4,15 @@
 2. At each target the first is let in, in every protocol that the target speaks; else a refusal
    afterwards would prove nothing. Peers without a certificate, and of another authority, are not.
 3. Connections are opened and a session is kept; the second decoy begins to work.
-4. The first decoy's certificate is revoked. The authority's answer starts the clock.
-5. Each kind is tried again and again until it is refused, or the time is over.
+4. Each kind is tried again and again, for a moment as a good decoy: a server that has enough of
+   that refuses for another reason.
+5. The first decoy's certificate is revoked. The authority's answer starts the clock, and the tries
+   go on until each is refused, or the time is over.
 6. The third decoy's certificate has expired by now, and is refused as well.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +41,7 @@ _EXPIRING_LIFETIME_S = 1
 # The authority counts whole seconds and rounds outwards: 1 s may become nearly 2.
 _EXPIRED_AFTER_S = 2.1
 _BYSTANDER_PAUSE_S = 0.05
+_LET_IN_S = 0.1  # some twenty tries of each kind
 _OPEN_KINDS = {
     Protocol.HTTP1: Kind.OPEN_HTTP1,
     Protocol.HTTP2: Kind.OPEN_HTTP2,
@@ -106,8 +110,10 @@ async def run(
         revoked = Moment()
         for point in points:
             tasks += point.begin(revoked, expired=Moment(expired_at))
+        await asyncio.sleep(_LET_IN_S)
+        asked = now()
         recorded = await authority.revoke(cast.revoked.serial)
-        revoked.set(now())
+        revoked.set(now(), asked=asked)
         await asyncio.gather(*tasks)
         for point in points:
             await point.finish()
@@ -146,15 +152,21 @@ async def _cast(authority: DrillAuthority, *, at: datetime) -> _Cast:
 
 
 class Moment:
-    """When something happens, on the event loop's clock."""
+    """When something happens, on the event loop's clock.
+
+    Attributes:
+        asked: before then nobody can have known of it.
+    """
 
     def __init__(self, at: float | None = None) -> None:
+        self.asked = -math.inf
         self._at: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         if at is not None:
             self.set(at)
 
-    def set(self, at: float) -> None:
+    def set(self, at: float, *, asked: float = -math.inf) -> None:
         """Say when it was, or will be."""
+        self.asked = asked
         self._at.set_result(at)
 
     async def known(self) -> float:
@@ -226,7 +238,7 @@ class _Point:
         self._held.append(self._bystander.held)
 
     def begin(self, revoked: Moment, *, expired: Moment) -> list[asyncio.Task[None]]:
-        """Steps 5 and 6, which go on until each is decided; the bystander until `finish`."""
+        """Steps 4 to 6, which go on until each is decided; the bystander until `finish`."""
         if self._bystander is None:
             return []
         self._bystanding = asyncio.create_task(self._bystander.go_on())
@@ -299,7 +311,8 @@ class _Point:
         watched = await watch(
             attempt, baseline=self._baselines[protocol], since=since, timeout_s=self._timeout_s
         )
-        outcome, after_ms, detail = judge_watch(watched, since=await since.known())
+        at = await since.known()
+        outcome, after_ms, detail = judge_watch(watched, since=at, asked=since.asked)
         self._add(kind, outcome, after_ms=after_ms, detail=detail)
 
     async def _watch_expired(self, expired: Moment) -> None:

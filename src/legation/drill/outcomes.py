@@ -6,6 +6,7 @@ client is through with the handshake before the server has looked at its certifi
 (RFC 8446, section 4.4.2.4). So a completed handshake proves nothing yet.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -152,11 +153,16 @@ def judge_baseline(sight: Sight) -> tuple[Outcome, str] | None:
     return Outcome.REFUSED_BEFORE, f"{sight}; does a policy allow the decoys? legation drill allow"
 
 
-def judge_watch(watched: Watched, *, since: float) -> tuple[Outcome, float | None, str]:
+def judge_watch(
+    watched: Watched, *, since: float, asked: float = -math.inf
+) -> tuple[Outcome, float | None, str]:
     """Return outcome, milliseconds from `since` and detail of what was watched.
 
-    A refusal can be seen before the authority's answer has come back; that counts as 0.
+    A refusal can be seen before the authority's answer has come back; that counts as 0. One that
+    was seen before the authority was `asked` has another reason, and proves nothing.
     """
+    if watched.refused_at is not None and watched.refused_at < asked:
+        return Outcome.REFUSED_BEFORE, None, f"{watched.sight}; before anything was revoked"
     if watched.refused_at is not None:
         return Outcome.REFUSED, max(0.0, (watched.refused_at - since) * 1000), str(watched.sight)
     if treatment(watched.sight) is Treatment.UNKNOWN:

@@ -54,9 +54,9 @@ def revoked_peers(state: FeedState, target: str) -> RevokedPeers:
     return RevokedPeers(
         serials=tuple(
             sorted(
-                serial
-                for serial, row in state.revocations.items()
-                if not row.spiffe_id.startswith(SCHEME) or admits(row.spiffe_id)
+                state.revocations.of_identities(
+                    lambda identity: not identity.startswith(SCHEME) or admits(identity)
+                )
             )
         ),
         identities=tuple(sorted(identity for identity in state.bans if admits(identity))),
@@ -104,13 +104,19 @@ def matcher(peers: RevokedPeers, *, tcp: bool) -> dict[str, Any]:
 
     The serial number is looked up first, then the issuer, then the SPIFFE ID. The name of the
     action is the cause; it reaches the log and the body of the refusal. A network filter runs
-    before Envoy knows serial number and issuer, so for TCP there is the SPIFFE ID only.
+    before Envoy knows serial number and issuer, so for TCP there is the SPIFFE ID only. The name
+    of its last action tells apart what it cannot look up: an agent that comes back sees there
+    whether anything was revoked that the proxy has not lived through.
     """
+    admitted = "not_revoked"
+    if tcp:
+        unseen = (*map(serial_text, peers.serials), *peers.issuers)
+        admitted = f"{admitted}-{_word_for(unseen)}"
     by_identity = _lookup(
         _input(type_urls.URI_SAN_INPUT),
         peers.identities,
         Cause.IDENTITY_BANNED,
-        otherwise={"action": _action("not_revoked", "ALLOW")},
+        otherwise={"action": _action(admitted, "ALLOW")},
     )
     if tcp:
         return by_identity
@@ -132,7 +138,7 @@ def matcher(peers: RevokedPeers, *, tcp: bool) -> dict[str, Any]:
 
 def upstream_facts(state: FeedState, upstream: str) -> frozenset[str]:
     """Return a word for each revocation and ban that concerns the identity `upstream`."""
-    revoked = (f"{row.serial:x}" for row in state.revocations.values() if row.spiffe_id == upstream)
+    revoked = (f"{serial:x}" for serial in state.revocations.of_identities(upstream.__eq__))
     ban = state.bans.get(upstream)
     issuers = (f"issuer {n}" for n, row in state.revoked_issuers.items() if row.ends_connections)
     return frozenset((*revoked, *issuers)) | (
@@ -146,6 +152,10 @@ def upstream_epoch(facts: Iterable[str]) -> str:
     In a cluster's metadata it makes Envoy replace the cluster, and with it the pool of open
     connections, which no new validation context would touch.
     """
+    return _word_for(facts)
+
+
+def _word_for(facts: Iterable[str]) -> str:
     text = "\n".join(sorted(facts))
     return hashlib.sha256(text.encode()).hexdigest()[:16] if text else "0"
 

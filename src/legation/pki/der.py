@@ -18,11 +18,15 @@ NULL = b"\x05\x00"
 
 def encode(tag: int, content: bytes) -> bytes:
     """Render one value with a definite, shortest length (X.690, section 10.1)."""
-    length = len(content)
+    return header(tag, len(content)) + content
+
+
+def header(tag: int, length: int) -> bytes:
+    """Render what stands before a content of so many octets."""
     if length < 0x80:
-        return bytes((tag, length)) + content
+        return bytes((tag, length))
     octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(octets))) + octets + content
+    return bytes((tag, 0x80 | len(octets))) + octets
 
 
 def bit_string(content: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Authorization: who may call whom. Pure, and nothing but the standard library."""
 
 from legation.policy.decision import DEFAULT_DENY, Decision, Request
+from legation.policy.documents import AnyPolicy, policy_from_document
 from legation.policy.losses import may_have_lost
 from legation.policy.matcher import PolicyMatcher
 from legation.policy.model import (
@@ -31,6 +32,7 @@ __all__ = [
     "JUDGED_KINDS",
     "LISTS_POLICY",
     "Action",
+    "AnyPolicy",
     "AuthorizationPolicy",
     "Bound",
     "CompiledRBAC",
@@ -57,4 +59,5 @@ __all__ = [
     "governing",
     "may_have_lost",
     "normalise_path",
+    "policy_from_document",
 ]

@@ -15,6 +15,7 @@ T = TypeVar("T")
 MAX_ITEMS = 256  # entries of one list
 MAX_TEXT_LENGTH = 2048  # characters of one text; a SPIFFE ID has no more
 
+_ENVELOPE = ("apiVersion", "kind", "metadata", "spec")
 # A DNS label with dots, so that a name fits into a URL, a file name and a metrics label.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
 
@@ -136,6 +137,15 @@ class Fields:
         return tuple(read(value, f"{path}[{index}]") for index, value in enumerate(values))
 
 
+def kind_of(document: object, kinds: Iterable[str]) -> str:
+    """Return which of `kinds` a document says it is.
+
+    Raises:
+        InvalidPolicy: no document, or of another kind.
+    """
+    return Fields(document, "", _ENVELOPE).word("kind", kinds)
+
+
 def envelope(
     document: object,
     *,
@@ -149,7 +159,7 @@ def envelope(
     Raises:
         InvalidPolicy: it is of another kind or version, or something around the spec is wrong.
     """
-    fields = Fields(document, "", ("apiVersion", "kind", "metadata", "spec"))
+    fields = Fields(document, "", _ENVELOPE)
     fields.word("apiVersion", (version,))
     fields.word("kind", (kind,))
     metadata = Fields(fields.required("metadata"), "metadata", ("name",))

@@ -20,6 +20,7 @@ from legation.errors import LegationError
 from legation.pki.spiffe_id import SpiffeID
 from legation.sdk.model import Aspect, Change, Peer, Source
 from legation.sdk.peers import Verified
+from legation.sdk.per_source import PerSource
 
 ENFORCER: Final = "connections"
 CAPABILITY: Final = "cuts-connections"
@@ -191,14 +192,4 @@ class Connections:
             verifier.refuse([Failure(cause=cause, detail=detail)], peer=peer)
 
 
-_registries: "weakref.WeakKeyDictionary[Source, Connections]" = weakref.WeakKeyDictionary()
-_registries_lock = threading.Lock()
-
-
-def connections_of(source: Source) -> Connections:
-    """Return the registry of `source`; the first call makes it."""
-    with _registries_lock:
-        found = _registries.get(source)
-        if found is None:
-            found = _registries[source] = Connections(source)
-        return found
+connections_of = PerSource(Connections)

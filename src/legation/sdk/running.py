@@ -16,6 +16,7 @@ from legation.causes import Cause
 from legation.errors import LegationError
 from legation.policy.decision import Decision
 from legation.sdk.model import Aspect, Change, Peer, Refusal, Source
+from legation.sdk.per_source import PerSource
 
 if TYPE_CHECKING:
     from legation.sdk.authorize import PolicyAuthorizer
@@ -139,17 +140,7 @@ class RunningCalls:
         source.applied(ENFORCER, revision)
 
 
-_registries: "weakref.WeakKeyDictionary[Source, RunningCalls]" = weakref.WeakKeyDictionary()
-_registries_lock = threading.Lock()
-
-
-def running_calls_of(source: Source) -> RunningCalls:
-    """Return the registry of `source`; the first call makes it."""
-    with _registries_lock:
-        found = _registries.get(source)
-        if found is None:
-            found = _registries[source] = RunningCalls(source)
-        return found
+running_calls_of = PerSource(RunningCalls)
 
 
 class TaskEnd:

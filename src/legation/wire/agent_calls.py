@@ -2,7 +2,7 @@
 
 from hashlib import sha256
 
-# HTTP/1.1, on the HTTPS port; every request with one answer.
+# HTTP/1.1, on the HTTPS port.
 PATH_PREFIX = "/agent/v1/"
 ISSUE_PATH = f"{PATH_PREFIX}issue"
 RENEW_PATH = f"{PATH_PREFIX}renew"
@@ -12,17 +12,14 @@ CHALLENGE_PATH = f"{PATH_PREFIX}challenge"
 RENEW_EXPIRED_PATH = f"{PATH_PREFIX}renew-expired"
 JWT_PATH = f"{PATH_PREFIX}jwt"
 STAPLES_PATH = f"{PATH_PREFIX}staples"
+KEPT_PATH = f"{PATH_PREFIX}kept"
+SYNC_PATH = f"{PATH_PREFIX}sync"  # the one whose two bodies are streams, of frames
 MAX_STAPLES = 256  # in one request
+MAX_KEPT = 256  # events in one request
+MAX_KEPT_PAGES = 4
 MEDIA_TYPE = "application/x-protobuf"
 MAX_REQUEST_BYTES = 12 << 20  # 500 requests of 16 KiB, and their names
-MAX_RESPONSE_BYTES = 16 << 20
-
-# gRPC, on the agents' port; the stream.
-SERVICE = "legation.agent.v1.AgentService"
-SYNC_METHOD = f"/{SERVICE}/Sync"
-# Trailing metadata that carries what a gRPC status cannot: the error's code and remedy.
-CODE_KEY = "legation-code"
-REMEDY_KEY = "legation-remedy-bin"
+MAX_RESPONSE_BYTES = 16 << 20  # as the request, and so is each message of a stream
 
 
 def expired_renewal_statement(nonce: bytes, csr: bytes) -> bytes:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,7 @@ class Caller:
             [*command, listener.getsockname(), uid, gid, groups], stdin=subprocess.PIPE
         )
         self.connection, _ = listener.accept()
-        self.connected_at = time.monotonic()
+        self.connected_at = SystemClock().monotonic()
 
     @property
     def fd(self):

@@ -1,6 +1,5 @@
 """containerd as a source: the real engine, and one that is scripted to misbehave."""
 
-import contextlib
 import os
 import subprocess
 
@@ -10,11 +9,12 @@ from grpclib.const import Status
 from legation.agent.attestation.containerd import ContainerdEngine, ContainerdSettings
 from legation.agent.attestation.containers import ContainerAttestor
 from legation.agent.attestation.control_groups import ControlGroup, control_groups
-from legation.errors import NotPermitted, TimedOut, Unavailable
+from legation.errors import TimedOut, Unavailable
 from legation.wire.protobuf import containerd_pb2 as pb
 from tests.agent.attestation.workload_attestor_contract import (
     SLEEPER,
     WorkloadAttestorContract,
+    believed,
     held,
     stranger,
 )
@@ -162,7 +162,7 @@ async def test_a_name_of_ones_own_is_worth_nothing(attestor, known, places, path
     """A group that a user may make, or that only looks like a container's, lends no selector."""
     places[known] = (group(path),)
     with held(known) as process:
-        assert not await _believed(attestor, process)
+        assert not await believed(attestor, process)
 
 
 async def test_a_container_without_a_process_shows_nothing(attestor, engine, known):
@@ -214,12 +214,3 @@ async def test_a_silent_engine_times_out(known, places, short_directory):
 def test_labels_of_the_tests_hold_one_that_is_ambiguous():
     """The real engines are asked about a label whose key has a colon, too."""
     assert any(":" in key for key in LABELS)
-
-
-async def _believed(attestor, process):
-    """Return what is said of a process; nothing when its claim is refused as another's."""
-    with contextlib.suppress(NotPermitted):
-        return await attestor.selectors(process)
-    with pytest.raises(NotPermitted, match="is not that container's"):
-        await attestor.selectors(process)
-    return frozenset()

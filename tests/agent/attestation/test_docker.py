@@ -24,6 +24,7 @@ from legation.errors import (
 from tests.agent.attestation.workload_attestor_contract import (
     SLEEPER,
     WorkloadAttestorContract,
+    believed,
     held,
     stranger,
 )
@@ -197,7 +198,7 @@ async def test_a_name_of_ones_own_is_worth_nothing(attestor, known, places, path
     """A group that a user may make, or that only looks like a container's, lends no selector."""
     places.put(known, path)
     with held(known) as process:
-        assert not await _believed(attestor, process)
+        assert not await believed(attestor, process)
 
 
 async def test_a_container_within_a_container_is_the_outer_one(attestor, engine, known, places):
@@ -289,12 +290,3 @@ def test_any_description_is_read_or_refused(document):
     """No JSON from an engine becomes anything but a container or one of our errors."""
     with contextlib.suppress(LegationError):
         _container(json.dumps(document).encode(), CONTAINER)
-
-
-async def _believed(attestor, process):
-    """Return what is said of a process; nothing when its claim is refused as another's."""
-    with contextlib.suppress(NotPermitted):
-        return await attestor.selectors(process)
-    with pytest.raises(NotPermitted, match="is not that container's"):
-        await attestor.selectors(process)
-    return frozenset()

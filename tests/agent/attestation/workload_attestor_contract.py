@@ -1,6 +1,7 @@
 """What every workload attestor owes to the frame around it."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from legation.agent.attestation import PeerProcess, WorkloadAttestor
-from legation.errors import LegationError
+from legation.errors import LegationError, NotPermitted
 from legation.wire.feed.values import Selector
 
 SELECTOR = TypeAdapter(Selector)
@@ -22,6 +23,15 @@ def held(pid: int) -> PeerProcess:
     return PeerProcess(
         pid=pid, uid=os.getuid(), gid=os.getgid(), groups=(), pidfd=os.pidfd_open(pid)
     )
+
+
+async def believed(attestor, process):
+    """Return what is said of a process; nothing when its claim is refused as another's."""
+    with contextlib.suppress(NotPermitted):
+        return await attestor.selectors(process)
+    with pytest.raises(NotPermitted, match="is not that container's"):
+        await attestor.selectors(process)
+    return frozenset()
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def test_new_connection(authorities: Authorities) -> None:
     connection = opened(_attributes(principal=WEB, certificate=quote(pem)), at=7.0)
     assert connection.spiffe_id == WEB
     assert connection.serial == leaf.certificate.serial_number
+    assert connection.issuer_name == "CN=issuer"
     assert connection.opened_at == 7.0
     assert connection.endpoints == Endpoints("127.0.0.1", 8443, "127.0.0.1", 5)
 
@@ -50,7 +51,7 @@ def test_new_connection(authorities: Authorities) -> None:
 def test_new_plaintext_connection() -> None:
     """Without a certificate there is no identity, whatever the principal field says."""
     connection = opened(_attributes(principal=WEB), at=0.0)
-    assert (connection.spiffe_id, connection.serial) == ("", None)
+    assert (connection.spiffe_id, connection.serial, connection.issuer_name) == ("", None, "")
 
 
 def test_check_that_makes_no_sense() -> None:

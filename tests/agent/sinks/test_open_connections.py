@@ -7,7 +7,6 @@ import ssl
 import asyncpg
 import pytest
 
-from legation.agent.sinks import Outcome
 from legation.agent.sinks.servers import server_of
 from legation.agent.sinks.servers.server import (
     CRL_ON_HANDSHAKE,
@@ -18,30 +17,9 @@ from legation.demo.callers import HTTP1Connection, HTTP2Connection, client_conte
 from legation.errors import TimedOut, Unavailable
 from tests.support.echo_servers import METHOD, grpc_echo, tcp_echo
 from tests.support.sink_servers import HAProxy, Nginx, PostgreSQL
-from tests.support.sinks import RunningSinks, write_identity
+from tests.support.sinks import served, stated, write_identity
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@contextlib.asynccontextmanager
-async def served(server, issued):
-    """Start a server and its sink, and wait until its point states all that was revoked."""
-    await server.begin(issued)
-    try:
-        async with RunningSinks(issued, server.sink()) as running:
-            issued.rotate()
-            assert (await running.next_event()).outcome is Outcome.CONFIRMED, server.log
-            await stated(running)
-            yield running
-    finally:
-        server.stop()
-
-
-async def stated(running):
-    """Wait until the point states the newest revision."""
-    status = await running.until(lambda status: status.revision == running.issued.state.revision)
-    assert status.problem is None
-    return running.point
 
 
 class Peer:

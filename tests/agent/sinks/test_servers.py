@@ -12,7 +12,7 @@ from cryptography import x509
 from legation.agent.identities.probe import StartTLS, served_chain
 from legation.agent.sinks import Outcome, Step
 from tests.support.sink_servers import NATS, HAProxy, Nginx, PostgreSQL, Prometheus, Redis
-from tests.support.sinks import RunningSinks, write_identity
+from tests.support.sinks import RunningSinks, client_context
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -40,14 +40,6 @@ def mismatched(issued):
     """Return an identity whose key is another's."""
     bad = issued.certify("/web")
     return dataclasses.replace(bad, private_key=issued.certify("/web").private_key)
-
-
-def client_context(issued, identity, directory):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.load_verify_locations(cadata=issued.bundle.to_pem().decode())
-    context.load_cert_chain(*write_identity(identity, directory))
-    return context
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from legation.errors import LegationError, NotAuthenticated, NotPermitted
 from tests.authority.attestation.test_oidc import RULES
 from tests.support.authority import ADMIN, agent_id, running, settings_for
 from tests.support.device_ca import DeviceCA
-from tests.support.identity_provider import Served
+from tests.support.identity_provider import served_in
 
 
 @dataclass
@@ -42,21 +42,8 @@ def maker(tmp_path_factory):
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory):
     """An issuer over HTTPS, with a certificate that openssl made."""
-    import subprocess
-
-    folder = tmp_path_factory.mktemp("issuer")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-keyout", folder / "key", "-out", folder / "crt", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    both = folder / "both"
-    both.write_bytes((folder / "crt").read_bytes() + (folder / "key").read_bytes())
-    issuer = Served(both)
-    issuer.roots = folder / "crt"
-    yield issuer
-    issuer.stop()
+    with served_in(tmp_path_factory.mktemp("issuer")) as issuer:
+        yield issuer
 
 
 @contextlib.asynccontextmanager

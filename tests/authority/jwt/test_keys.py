@@ -49,9 +49,12 @@ async def scene(settings: AuthoritySettings, clock: FixedClock) -> AsyncIterator
     try:
         identity = await store.identity()
         opened = await open_keys(store, KEK, identity.salt)
-        hub, events = FeedHub(identity.feed_id, store), EventBus()
+        hub = FeedHub(identity.feed_id, store, sign_page=opened.signer.sign_document)
+        events = EventBus()
         board = PropagationBoard(clock, Bounds(dict, 3600))
         await hub.load()
+        board.begin(hub.revision)
+        hub.listen(board.listen)
         store.attach(sign=opened.signer.sign, deliver=hub.deliver)
         keys = JWTKeys(
             store,

@@ -187,7 +187,7 @@ async def test_a_copied_agent_is_noticed(world: World, node: Node) -> None:
     """Two processes take turns; the response shuts the agent out with all behind it."""
     for instance in (b"a", b"b", b"a"):
         async with node.agent.connected() as caller:
-            stream = Stream(caller)
+            stream = await caller.stream()
             await stream.send(pb.SyncRequest(hello=pb.Hello(instance=instance)))
             await stream.events()
     (event,) = await suspected(world)
@@ -205,7 +205,7 @@ async def test_a_second_operator_is_asked_as_ever(tmp_path: Any) -> None:
         node = await Node(world, stack).begin()
         for instance in (b"a", b"b", b"a"):
             async with node.agent.connected() as caller:
-                stream = Stream(caller)
+                stream = await caller.stream()
                 await stream.send(pb.SyncRequest(hello=pb.Hello(instance=instance)))
                 await stream.events()
         (event,) = await suspected(world)

@@ -106,6 +106,20 @@ async def test_a_revocation_in_the_middle_of_a_look_up_is_not_missed(bench):
     assert (await bench.ask(SERIAL)).certificate_status is REVOKED
 
 
+async def test_a_release_in_the_middle_of_a_look_up_is_not_missed(bench):
+    """What was looked up on hold is not kept: it would be said, and signed anew, for ever."""
+    bench.revoke(SERIAL)
+
+    async def release(serial):
+        bench.inventory.looked = None
+        bench.release(serial)
+
+    bench.inventory.looked = release
+    await bench.ask(SERIAL)  # it was asked before
+    assert len(bench.cache) == 0
+    assert (await bench.ask(SERIAL)).certificate_status is GOOD
+
+
 async def test_a_revocation_is_seen_by_the_answer_to_a_nonce(bench):
     """What is kept saves the look-up, not the look at the revocations."""
     await bench.reply(SERIAL)
@@ -277,6 +291,19 @@ async def test_questions_about_two_issuers_are_not_answered_together(bench):
     assert reply.der == build_error(OCSPError.UNAUTHORIZED)
     both = await bench.service.answer(request_der([ids[0], ids[0]]))
     assert [each.certificate_status for each in read(both).responses] == [GOOD, GOOD]
+    assert bench.service.answered == {"unauthorized": 1, "several": 1}
+
+
+async def test_answers_are_counted_by_what_they_say(bench):
+    """Kept or signed live, an answer counts as what stands in it."""
+    bench.issued(SERIAL)
+    await bench.ask(SERIAL)
+    await bench.ask(SERIAL)
+    bench.revoke(SERIAL)
+    await bench.ask(SERIAL)
+    await bench.ask(SERIAL + 1)
+    assert bench.service.answered == {"good": 2, "revoked": 1, "unknown": 1}
+    assert bench.service.kept == 1
 
 
 async def test_who_asked_may_be_gone(bench):
@@ -318,3 +345,4 @@ async def test_signing_anew_goes_on_after_a_failure(monkeypatch, caplog):
     with pytest.raises(asyncio.CancelledError):
         await running
     assert "the disk is full" in caplog.text
+    assert bench.service.refresh_failures == 1

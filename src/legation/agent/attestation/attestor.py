@@ -50,7 +50,7 @@ class PeerAttestor:
 
         Args:
             fd: the socket; it may be closed meanwhile.
-            connected_at: when the connection was accepted, seconds of the monotonic clock.
+            connected_at: when the connection was accepted, seconds of `SystemClock.monotonic`.
 
         Raises:
             NotPermitted: nothing certain can be said about the peer.

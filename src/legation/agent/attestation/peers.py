@@ -6,7 +6,6 @@ import os
 import select
 import socket
 import struct
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,7 +63,7 @@ def peer_of(fd: int, *, connected_at: float) -> PeerProcess:
 
     Args:
         fd: a connected Unix stream socket; it stays open.
-        connected_at: when the connection was accepted, seconds of the monotonic clock.
+        connected_at: when the connection was accepted, seconds of `SystemClock.monotonic`.
 
     Raises:
         NotPermitted: the peer is gone, or cannot be told for certain.
@@ -119,8 +118,7 @@ def _pidfd_by_number(pid: int, *, connected_at: float) -> int:
     except OSError:
         raise NotPermitted("the peer has exited") from None
     try:
-        connected = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.monotonic() - connected_at)
-        if _start_time(pid) > connected:
+        if _start_time(pid) > connected_at:
             raise NotPermitted("the peer's process number was taken over by another process")
     except BaseException:
         os.close(pidfd)

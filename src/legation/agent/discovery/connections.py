@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
+from legation.causes import Cause
+from legation.wire.feed import FeedState
+
 MAX_CONNECTIONS = 100_000
 
 
@@ -37,13 +40,31 @@ class OpenConnection:
         endpoints: its two ends.
         spiffe_id: the verified identity of the peer; empty for plaintext.
         serial: the serial number of the peer's certificate; None for plaintext.
+        issuer_name: whom that certificate names as its issuer (RFC 4514); empty for plaintext.
         opened_at: when it was recorded, Unix seconds.
     """
 
     endpoints: Endpoints
     spiffe_id: str
     serial: int | None
+    issuer_name: str = ""
     opened_at: float
+
+    def refusal(self, state: FeedState, *, is_open: bool) -> Cause | None:
+        """Return the cause for which `state` refuses the peer, or None.
+
+        Args:
+            state: the folded feed.
+            is_open: whether the connection has been let in already.
+        """
+        if self.serial is None:
+            return None
+        return state.refusal(
+            serial=self.serial,
+            spiffe_id=self.spiffe_id,
+            issuer_name=self.issuer_name,
+            is_open=is_open,
+        )
 
 
 class ConnectionTable:

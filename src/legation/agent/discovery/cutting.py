@@ -127,6 +127,11 @@ class Cutter:
                 raise LegationError(f"the socket table cannot be read: {error}") from None
 
 
+def counted(connections: int) -> str:
+    """Say how many connections in words."""
+    return f"{connections} connection{'' if connections == 1 else 's'}"
+
+
 async def _resolve(address: Address) -> frozenset[str]:
     if address.is_ip:
         return frozenset({canonical_address(address.host)})

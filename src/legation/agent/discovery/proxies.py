@@ -18,10 +18,11 @@ import math
 from collections.abc import Awaitable, Callable, Iterable
 
 from legation.agent.discovery.connections import ConnectionTable, Endpoints, OpenConnection
-from legation.agent.discovery.cutting import DRAIN, SOCKET_DESTROY
+from legation.agent.discovery.cutting import DRAIN, SOCKET_DESTROY, counted
 from legation.agent.discovery.identity import find_identity, identity_for, inputs_from
 from legation.agent.discovery.judging import Judge
 from legation.agent.discovery.messages import RawMessage
+from legation.agent.discovery.newly_revoked import peers_revoked, upstreams_revoked
 from legation.agent.discovery.offered import Offer, OfferedIdentity, places_to_look
 from legation.agent.discovery.session import Request, Session
 from legation.agent.discovery.settling import Settling
@@ -32,7 +33,6 @@ from legation.agent.model import AttestedCaller, PointState, WorkloadIdentity
 from legation.agent.tls import KEY_ALGORITHMS
 from legation.causes import Cause
 from legation.envoy import type_urls
-from legation.envoy.revocation import RevokedPeers
 from legation.envoy.snapshot import Snapshot, build
 from legation.envoy.spec import Address, Outbound, ProxySpec
 from legation.errors import LegationError
@@ -41,6 +41,7 @@ KIND = "envoy"
 # How long a drain may take before the revision is stated with a note about it.
 DRAIN_LIMIT_S = 15.0
 _DRAIN_POLL_S = 0.05
+_CUT_AGAIN_S = 1.0
 _MAX_NOTE = 300
 _NEVER = -1
 _FULL = "proxy %s: too many %s to record"
@@ -159,11 +160,7 @@ class ConnectedProxy:
 
     def refusal(self, connection: OpenConnection) -> Cause | None:
         """Return the cause for which the peer of a new connection is refused, or None."""
-        if connection.serial is None:
-            return None
-        return self._around.identities.state.refusal(
-            serial=connection.serial, spiffe_id=connection.spiffe_id
-        )
+        return connection.refusal(self._around.identities.state, is_open=False)
 
     def opened(self, connection: OpenConnection) -> None:
         """Record a new connection."""
@@ -269,6 +266,7 @@ class ConnectedProxy:
         return build(inputs, previous=previous)
 
     async def _enforce_held(self) -> None:
+        hidden = False
         while True:
             await self._enforce.wait()
             self._enforce.clear()
@@ -278,20 +276,30 @@ class ConnectedProxy:
                 continue
             self._forbidden_seen = False
             self._go_by_policies()
-            hidden = self.judge.may_hide_calls(self.table)
+            hidden = self.judge.may_hide_calls(self.table) or hidden
             try:
                 note = await self._end_open_connections(snapshot)
             except LegationError as error:
-                _log.error("proxy %s: open connections were not cut: %s", self.point, error)
-                note = f"open connections were not cut: {error.message}"
+                self._not_cut(error)
+                continue
             self._cut_note = note or (self._cut_note if self._settling.waits else "")
             self._enforced = snapshot
             self._settling.enforced(snapshot.revision, wait=hidden)
+            hidden = False
             self._state(self._settling.settled())
+
+    def _not_cut(self, error: LegationError) -> None:
+        """State why the revision is not in force, and try again in a moment."""
+        _log.error("proxy %s: open connections were not cut: %s", self.point, error)
+        self._cut_note, self._forbidden_seen = f"open connections were not cut: {error}", True
+        self._state(self._settling.settled())
+        asyncio.get_running_loop().call_later(_CUT_AGAIN_S, self._enforce.set)
 
     async def _end_open_connections(self, snapshot: Snapshot) -> str:
         """Cut or drain what may not stay open; return what was done."""
-        upstreams, unknown = self._upstreams_revoked(snapshot), self._peers_revoked(snapshot)
+        enforced, session = self._enforced, self._session
+        upstreams = upstreams_revoked(snapshot, enforced=enforced, session=session)
+        unknown = peers_revoked(snapshot, enforced=enforced, session=session)
         cutter = self._around.cutter
         if not cutter.reaches(self.pid):
             return await self._drain(upstreams, unknown=unknown)
@@ -299,9 +307,10 @@ class ConnectedProxy:
         cut = await cutter.cut_inbound(self._inbound_ports(), self.table, doomed, unknown=unknown)
         for endpoints in doomed:
             self.streams.closed(endpoints, at=math.inf)
-        addresses = [Address.parse(outbound.upstream) for outbound in upstreams]
-        cut += await cutter.cut_outbound(self.pid, addresses)
-        return f"cut {_connections(cut)}" if cut else ""
+        cut += await cutter.cut_outbound(
+            self.pid, [Address.parse(one.upstream) for one in upstreams]
+        )
+        return f"cut {counted(cut)}" if cut else ""
 
     async def _drain(self, upstreams: Iterable[Outbound], *, unknown: bool) -> str:
         doomed = self._doomed()
@@ -321,7 +330,7 @@ class ConnectedProxy:
             if not left and self._session.holds(self._snapshot):
                 break
             await asyncio.sleep(_DRAIN_POLL_S)
-        drained = f"drained {_connections(len(doomed) - left)}"
+        drained = f"drained {counted(len(doomed) - left)}"
         return f"{drained}, {left} are still open" if left else drained
 
     def _inbound_ports(self) -> list[int]:
@@ -336,42 +345,11 @@ class ConnectedProxy:
         """Return the connections that may not stay open."""
 
         def refused(connection: OpenConnection) -> bool:
-            revoked = self.refusal(connection) is not None
+            revoked = connection.refusal(self._around.identities.state, is_open=True) is not None
             return revoked or self.judge.refuses_connection(connection)
 
         connections = (item.endpoints for item in self.table.refused(refused))
         return self.streams.refused(self.judge.refuses_call).union(connections)
-
-    def _peers_revoked(self, snapshot: Snapshot) -> bool:
-        """Tell whether peers were revoked since the last time connections were cut."""
-        now, before = snapshot.revoked, RevokedPeers()
-        if self._enforced is not None:
-            before = self._enforced.revoked
-        elif self._brought(snapshot, type_urls.EXTENSION):
-            return False
-        return bool(snapshot.refuses) or now.adds_to(before)
-
-    def _upstreams_revoked(self, snapshot: Snapshot) -> list[Outbound]:
-        if self._enforced is not None:
-            before = self._enforced.upstream_facts
-        elif self._brought(snapshot, type_urls.CLUSTER):
-            return []
-        else:
-            before = {}
-        return [
-            outbound
-            for outbound, facts in snapshot.upstream_facts.items()
-            if facts - before.get(outbound, frozenset())
-        ]
-
-    def _brought(self, snapshot: Snapshot, type_url: str) -> bool:
-        """Tell whether the proxy held these resources already when it came.
-
-        It may have lived through a restart of the agent. What was revoked meanwhile shows
-        in the digest at the end of the version that it brings.
-        """
-        digest = self._session.brought(type_url).rpartition(".")[2]
-        return bool(digest) and snapshot.by_type[type_url].digest.startswith(digest)
 
     def _state(self, revision: int) -> None:
         if revision != self._stated:
@@ -391,7 +369,3 @@ class ConnectedProxy:
                 notes=tuple(note[:_MAX_NOTE] for note in notes if note),
             )
         )
-
-
-def _connections(count: int) -> str:
-    return f"{count} connection{'' if count == 1 else 's'}"

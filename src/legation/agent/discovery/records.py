@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,10 +81,12 @@ def opened(attributes: Any, *, at: float) -> OpenConnection:
     """
     source, destination = attributes.source, attributes.destination
     certificate = source.certificate
+    serial, issuer_name = _names_of(certificate) if certificate else (None, "")
     return OpenConnection(
         endpoints=_endpoints(destination.address, source.address),
         spiffe_id=source.principal if certificate else "",
-        serial=_serial_of(certificate) if certificate else None,
+        serial=serial,
+        issuer_name=issuer_name,
         opened_at=at,
     )
 
@@ -176,9 +179,11 @@ def _endpoints(local: Any, remote: Any) -> Endpoints:
 
 # A caller that opens many connections shows the same certificate each time.
 @lru_cache(maxsize=1024)
-def _serial_of(certificate: str) -> int:
+def _names_of(certificate: str) -> tuple[int, str]:
+    """Return its serial number, and its issuer's name, one string for all of one issuer."""
     try:
-        return x509.load_pem_x509_certificate(unquote(certificate).encode()).serial_number
+        shown = x509.load_pem_x509_certificate(unquote(certificate).encode())
+        return shown.serial_number, sys.intern(shown.issuer.rfc4514_string())
     except ValueError:
         raise InvalidInput("the peer's certificate cannot be read") from None
 

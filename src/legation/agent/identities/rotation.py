@@ -11,19 +11,12 @@ import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from legation.agent.identities.certifying import (
-    Certifier,
-    Outcome,
-    Prepare,
-    certify,
-    stapled,
-    unprepared,
-)
+from legation.agent.identities.batches import Batches
+from legation.agent.identities.certifying import Certifier, Outcome, Prepare, unprepared
 from legation.agent.identities.held import HeldEntry, RotationStatus
 from legation.agent.identities.peer_bundles import PeerBundles
 from legation.agent.identities.proof import still_proved
 from legation.agent.identities.schedule import DEFAULT_TIMING, RenewalTiming
-from legation.agent.identities.staples import needs_staple
 from legation.agent.model import AttestedCaller, Changes, WorkloadIdentity
 from legation.causes import Cause
 from legation.clock import Clock
@@ -31,16 +24,11 @@ from legation.errors import InternalError, LegationError, Unavailable
 from legation.pki import SpiffeID, TrustBundle
 from legation.wire.feed import FeedState, Kind, WorkloadEntry
 
-BATCH = 64
-_BATCHES_AT_ONCE = 4
 # Looking at the clock this often finds out that the machine slept or its clock was set.
 _LONGEST_NAP_S = 15.0
 _RELEVANT = frozenset({Kind.ENTRY, Kind.REVOCATION, Kind.BAN, Kind.BUNDLE})
 
 _log = logging.getLogger(__name__)
-
-
-_Asked = tuple[HeldEntry, WorkloadEntry]
 
 
 class Rotator:
@@ -64,17 +52,22 @@ class Rotator:
         self._agent_id = agent_id
         self._state = state
         self._first_bundle = first_bundle
-        self._certifier = certifier
         self._clock = clock
         self._timing = timing
-        self._prepare_staple = prepare_staple
         self._rows: dict[str, HeldEntry] = {}
         self._held_by_peers = PeerBundles(first_bundle)
         self._latest_order = 0
         self._changes = Changes()
         self._wake = asyncio.Event()
-        self._slots = asyncio.Semaphore(_BATCHES_AT_ONCE)
-        self._batches: set[asyncio.Task[None]] = set()
+        self._batches = Batches(
+            certifier=certifier,
+            clock=clock,
+            prepare_staple=prepare_staple,
+            bundles_of=self._bundles_of,
+            take=self._take,
+            taken=self._changes.notify,
+            over=self._wake.set,
+        )
 
     @property
     def agent_id(self) -> SpiffeID:
@@ -237,14 +230,12 @@ class Rotator:
                 self._wake.clear()
                 now = self._clock.now()
                 self._drop_expired(now)
-                due = [row for row in self._rows.values() if row.due <= now and self._ready(row)]
-                for start in range(0, len(due), BATCH):
-                    self._begin(due[start : start + BATCH])
+                self._batches.begin(
+                    [row for row in self._rows.values() if row.due <= now and self._ready(row)]
+                )
                 await self._nap(now)
         finally:
-            for batch in self._batches:
-                batch.cancel()
-            await asyncio.gather(*self._batches, return_exceptions=True)
+            await self._batches.cancel()
 
     def _ready(self, row: HeldEntry) -> bool:
         return not row.in_flight and row.entry.spiffe_id not in self.state.bans
@@ -295,7 +286,7 @@ class Rotator:
                 row.at_once(now)
 
     def _refusal(self, identity: WorkloadIdentity) -> Cause | None:
-        return self.state.refusal(serial=identity.serial, spiffe_id=identity.spiffe_id)
+        return identity.refusal(self.state)
 
     def _serves_still(self, identity: WorkloadIdentity) -> bool:
         return self._refusal(identity) is None and self._chains(identity)
@@ -314,64 +305,6 @@ class Rotator:
             return False
         return True
 
-    def _begin(self, rows: Sequence[HeldEntry]) -> None:
-        for row in rows:
-            row.begin()
-        batch = asyncio.create_task(self._issue(rows))
-        self._batches.add(batch)
-        batch.add_done_callback(self._batches.discard)
-
-    async def _issue(self, rows: Sequence[HeldEntry]) -> None:
-        asked = [row.entry for row in rows]
-        waiting: list[_Asked] = list(zip(rows, asked, strict=True))
-        unstapled: list[tuple[_Asked, WorkloadIdentity]] = []
-        failure: LegationError | None = None
-        try:
-            async with self._slots:
-                async for outcomes in certify(
-                    asked, certifier=self._certifier, bundles=self._bundles_of, clock=self._clock
-                ):
-                    done, waiting = waiting[: len(outcomes)], waiting[len(outcomes) :]
-                    unstapled += self._settle(done, outcomes)
-        except LegationError as error:
-            failure = error
-        except Exception as error:
-            _log.exception("certifying failed")
-            failure = InternalError(f"certifying failed: {type(error).__name__}")
-        finally:
-            for row, _ in waiting:
-                row.in_flight = False
-        if failure is not None:
-            self._settle(waiting, [failure] * len(waiting))
-        self._wake.set()
-        await asyncio.gather(*(self._staple(*case) for case in unstapled))
-
-    def _settle(
-        self, asked: Sequence[_Asked], outcomes: Sequence[Outcome]
-    ) -> list[tuple[_Asked, WorkloadIdentity]]:
-        """Put outcomes into service; return those that need a staple first."""
-        unstapled = []
-        for case, outcome in zip(asked, outcomes, strict=True):
-            if isinstance(outcome, WorkloadIdentity) and needs_staple(outcome):
-                unstapled.append((case, outcome))
-            else:
-                self._put(case, outcome)
-        self._changes.notify()
-        return unstapled
-
-    async def _staple(self, case: _Asked, identity: WorkloadIdentity) -> None:
-        """Put a certificate into service that no client would accept without a staple."""
-        self._put(case, await stapled(identity, self._prepare_staple))
-        self._changes.notify()
-        self._wake.set()
-
-    def _put(self, case: _Asked, outcome: Outcome) -> None:
-        row, entry = case
-        row.in_flight = False
-        # The entry may have been changed or deleted since.
-        if self._rows.get(entry.id) is row and row.entry == entry:
-            self._take(row, outcome)
-
     def _bundles_of(self, entry: WorkloadEntry) -> Sequence[TrustBundle]:
         """Return the bundles under which a new certificate of `entry` must verify.
 
@@ -382,7 +315,9 @@ class Rotator:
         serving = row is not None and row.identity is not None and self._chains(row.identity)
         return (self.bundle, *(self._held_by_peers.former if serving else ()))
 
-    def _take(self, row: HeldEntry, outcome: Outcome) -> None:
+    def _take(self, row: HeldEntry, entry: WorkloadEntry, outcome: Outcome) -> None:
+        if self._rows.get(entry.id) is not row or row.entry != entry:
+            return  # changed or deleted since
         now = self._clock.now()
         if isinstance(outcome, WorkloadIdentity):
             cause = self._refusal(outcome)

@@ -98,8 +98,7 @@ class Staples:
         row = self._rows.get(serial)
         if row is None or row.staple is None or not self._counts(row.staple):
             return None
-        refused = self._holder.state.refusal(serial=serial, spiffe_id=row.identity.spiffe_id)
-        return None if refused else row.staple.der
+        return None if row.identity.refusal(self._holder.state) else row.staple.der
 
     async def obtain(self, identity: WorkloadIdentity) -> None:
         """Return when there is a response about a certificate that is not in service yet.
@@ -200,7 +199,7 @@ class Staples:
             # A chain of one is a root's own child: nobody could check a response about it.
             if now < identity.not_after
             and len(identity.chain) > 1
-            and state.refusal(serial=identity.serial, spiffe_id=identity.spiffe_id) is None
+            and identity.refusal(state) is None
         }
         for gone in self._rows.keys() - wanted.keys():
             del self._rows[gone]

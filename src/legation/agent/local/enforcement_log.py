@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from legation.wire.feed import FeedState
+from legation.wire.feed import FeedState, Revocations
 from legation.wire.protobuf import enforcement_pb2 as pb
 
 WIDTH = 16
@@ -36,7 +36,7 @@ class EnforcementLog:
         self.end = 0
         self.revision = 0
         self._state: FeedState | None = None
-        self._revoked: set[int] = set()
+        self._mark = 0  # of its revocations
         self._banned: set[str] = set()
         self._entries: list[Encoded] = []
         self._weight = 0
@@ -49,19 +49,42 @@ class EnforcementLog:
         if (
             same
             and state.revision == self.revision
-            and len(state.revocations) == len(self._revoked)
+            and state.revocations.mark == self._mark
             and len(state.bans) == len(self._banned)
         ):
             return
         # Every key that was set since has consumed a revision, and stands at the end.
         recent = state.revision - self.revision if same else None
-        revoked, forgotten = _follow(self._revoked, state.revocations, recent)
         banned, unbanned = _follow(self._banned, state.bans, recent)
-        self._state, self.revision = state, state.revision
+        touched = self._touched(state.revocations)
+        self._state, self._mark = state, state.revocations.mark
+        self.revision = state.revision
+        if touched is None:
+            self._begin_anew()
+            return
+        revoked = [serial for serial in touched if serial in state.revocations]
+        forgotten = touched.difference(revoked)
         self._append(
             _parts(revoked=revoked, forgotten=forgotten, banned=banned, unbanned=unbanned),
-            weight=len(revoked) + len(forgotten) + len(banned) + len(unbanned),
+            weight=len(touched) + len(banned) + len(unbanned),
         )
+
+    def _touched(self, revocations: Revocations) -> set[int] | None:
+        """Return the serial numbers that came or went since the last call; None for too many.
+
+        Some may have been known before: who is told of one again knows nothing new.
+        """
+        if self._state is None:
+            return None
+        before = self._state.revocations
+        touched = before.touched_since(self._mark)
+        if touched is None or before is revocations:
+            return None if touched is None else set(touched)
+        came = revocations.beyond(before, most=_WEIGHT_KEPT)
+        went = before.beyond(revocations, most=_WEIGHT_KEPT)
+        if came is None or went is None:
+            return None
+        return {*touched, *came, *went}
 
     def read(self, position: int) -> tuple[Iterable[bytes], int]:
         """Return what leads from `position` to `end`, and `end`; -1 is where nothing is known."""
@@ -69,7 +92,8 @@ class EnforcementLog:
         if position >= start:
             return _completed(self._entries[position - start :], self.revision), self.end
         if self._snapshot_at < start:
-            self._snapshot = _parts(revoked=self._revoked, banned=self._banned, snapshot=True)
+            revoked = () if self._state is None else self._state.revocations
+            self._snapshot = _parts(revoked=revoked, banned=self._banned, snapshot=True)
             self._snapshot_at = self.end
         since = self._entries[self._snapshot_at - start :]
         return _completed([self._snapshot, *since], self.revision), self.end
@@ -79,12 +103,18 @@ class EnforcementLog:
         self.end += 1
         self._weight += weight
         if len(self._entries) > _ENTRIES_KEPT or self._weight > max(
-            _WEIGHT_KEPT, len(self._revoked) // 4
+            _WEIGHT_KEPT, 0 if self._state is None else len(self._state.revocations) // 4
         ):
             # Whoever follows is at the end or about to be; who comes gets a new snapshot.
             self._entries = self._entries[-1:]
             self._weight = weight
             self._snapshot, self._snapshot_at = (), -1
+
+    def _begin_anew(self) -> None:
+        """Let everyone have a snapshot."""
+        self._entries, self._weight = [], 0
+        self._snapshot, self._snapshot_at = (), -1
+        self.end += 1
 
 
 def _follow(
@@ -124,10 +154,10 @@ def _parts(
 
 
 def _serials(serials: Collection[int], field: str) -> Iterator[dict[str, Any]]:
-    short: Collection[int] = serials
-    long = [serial for serial in serials if serial >= 1 << (8 * WIDTH)]
-    if long:
-        short = [serial for serial in serials if serial < 1 << (8 * WIDTH)]
+    short: list[int] = []
+    long: list[int] = []
+    for serial in serials:
+        (short if serial < 1 << (8 * WIDTH) else long).append(serial)
     for some in _portions(short, SERIALS_IN_A_PART):
         yield {field: b"".join(serial.to_bytes(WIDTH) for serial in some)}
     for some in _portions(long, SERIALS_IN_A_PART):

@@ -1,4 +1,4 @@
-"""Keeps one sink up to date: what to deliver, when to try again, what to say of it."""
+"""Keeps one sink up to date: what to deliver, and when to try again."""
 
 import asyncio
 import logging
@@ -10,21 +10,15 @@ from typing import Protocol
 
 from legation.agent.identities.schedule import next_renewal
 from legation.agent.identities.staples import Stapled, unstapled
-from legation.agent.model import (
-    InForce,
-    PointBoard,
-    PointState,
-    ServedCertificate,
-    WorkloadIdentity,
-)
+from legation.agent.model import InForce, PointBoard, WorkloadIdentity
 from legation.agent.sinks.choosing import one_identity, still_valid, to_deliver
 from legation.agent.sinks.delivery import Delivery, Lookout, Result
 from legation.agent.sinks.generations import Generations, access_of
-from legation.agent.sinks.model import Delivered, Generation, Listener, Material, SinkStatus
+from legation.agent.sinks.model import Generation, Listener, Material, SinkStatus
 from legation.agent.sinks.plan import Outcome, Step
+from legation.agent.sinks.reporting import Reporter
 from legation.agent.sinks.revocation_lists import RevocationLists, names_all
 from legation.agent.sinks.servers import Cutting, Server
-from legation.agent.sinks.servers.server import LOADS_NO_LISTS
 from legation.agent.sinks.standing import Standing
 from legation.agent.sinks.stapling import StapleFile
 from legation.clock import Clock
@@ -33,11 +27,8 @@ from legation.errors import InternalError, LegationError, Unavailable
 from legation.pki import TrustBundle, certificate_from_der
 from legation.wire.feed import FeedState
 
-KIND = "sink"
 # How often a server that was confirmed is looked at again, and the clock at the latest.
 _LOOK_S = 30.0
-_MAX_NOTE = 400
-_NOT_OBSERVED = "not observed: no probe is configured, and the server does not acknowledge"
 
 _log = logging.getLogger(__name__)
 
@@ -78,37 +69,28 @@ class Keeper:
         self._sink = sink
         self._issued = issued
         self._lists = lists
-        self._board = board
         self._clock = clock
-        self._tell = tell
-        self._in_force_board = in_force
         self._server = server
         self._staple = StapleFile(
             sink.files, staple, server, state=lambda: issued.state, clock=clock
         )
         self._generations: Generations | None = None
         self._known = Standing()
-        self._begun = clock.now()
+        self._reporter = Reporter(
+            sink,
+            self._known,
+            server=server,
+            board=board,
+            in_force=in_force,
+            tell=tell,
+            begun=clock.now(),
+        )
         self._refused: dict[int, datetime] = {}  # serial: not to be tried again before
         self._wake = asyncio.Event()
 
     def status(self) -> SinkStatus:
         """Return how the sink is."""
-        known = self._known
-        return SinkStatus(
-            name=self._sink.name,
-            kind=self._sink.reload.kind,
-            spiffe_id=known.issued.spiffe_id if known.issued else self._sink.spiffe_id or "",
-            state=known.state,
-            issued=self._known.newest,
-            in_force=known.in_force,
-            revision=known.revision if self._loads_lists else None,
-            since=known.since,
-            failures=known.failures,
-            next_attempt=known.next_attempt,
-            problem=self._known.shown_problem,
-            notes=self._notes(),
-        )
+        return self._reporter.status(self._staple.notes)
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -119,17 +101,11 @@ class Keeper:
                 await self._round()
                 if self._generations is not None:
                     await self._staple.keep(self._generations)
-                self._state()
+                self._reporter.state(self._staple.notes)
                 await self._nap()
         finally:
             watching.cancel()
-            self._board.remove(self._point)
-            if self._in_force_board is not None:
-                self._in_force_board.gone(self._point)
-
-    @property
-    def _point(self) -> str:
-        return f"{KIND}:{self._sink.name}"
+            self._reporter.withdraw()
 
     @property
     def _loads_lists(self) -> bool:
@@ -236,7 +212,7 @@ class Keeper:
             generations.prune(keep | ({current.number} if current else set()))
         except LegationError as error:
             _log.warning("sink %s: %s", self._sink.name, error)
-        self._emit(result, material, self._clock.monotonic() - begun)
+        self._reporter.tell(result, material.identity, self._clock.monotonic() - begun)
         return accepted
 
     async def _cut(self, material: Material) -> None:
@@ -331,70 +307,8 @@ class Keeper:
             problem = str(error)
         known.state, known.in_force, known.problem = Outcome.FAILED.value, None, problem
         known.uncertain = True
-        self._emit(
+        self._reporter.tell(
             Result(outcome=Outcome.FAILED, in_force=None, failed_at=Step.PROBE, problem=problem),
-            None,
+            known.issued,
             self._clock.monotonic() - begun,
-        )
-
-    def _emit(self, result: Result, material: Material | None, duration_s: float) -> None:
-        issued = material.identity if material else self._known.issued
-        self._tell(
-            Delivered(
-                sink=self._sink.name,
-                outcome=result.outcome,
-                issued=issued.serial if issued else 0,
-                in_force=result.in_force,
-                failed_at=result.failed_at,
-                problem=result.problem,
-                duration_s=duration_s,
-            )
-        )
-
-    def _notes(self) -> tuple[str, ...]:
-        known = self._known
-        notes = list(self._server.notes)
-        if not self._loads_lists and LOADS_NO_LISTS not in notes:
-            notes.append(LOADS_NO_LISTS)
-        if self._sink.probe is None and not self._server.acknowledges:
-            notes.append(_NOT_OBSERVED)
-        notes += [*self._staple.notes, *known.differences()]
-        return tuple(note[:_MAX_NOTE] for note in notes)
-
-    def _state(self) -> None:
-        """State what is in force, and to whoever counts on this server to refuse a revoked peer."""
-        self._report()
-        if not self._loads_lists:
-            return
-        status = self.status()
-        self._board.put(
-            PointState(
-                id=self._point,
-                kind=KIND,
-                spiffe_id=status.spiffe_id,
-                revision=self._known.revision,
-                applied_at=self._known.applied_at or self._begun,
-                capabilities=self._server.capabilities,
-                notes=status.notes,
-            )
-        )
-
-    def _report(self) -> None:
-        """Tell which certificate is served, to whoever compares it with what was issued."""
-        board, known = self._in_force_board, self._known
-        if board is None:
-            return
-        if known.issued is None or known.since is None:
-            board.gone(self._point)
-            return
-        board.serves(
-            ServedCertificate(
-                point=self._point,
-                spiffe_id=known.issued.spiffe_id,
-                offered=known.issued.serial,
-                serial=known.in_force,
-                problem="" if known.issued.serial == known.in_force else known.problem or "",
-                # A server that is not there has not refused anything.
-                connected=known.in_force is not None,
-            )
         )

@@ -89,10 +89,8 @@ def names_all(lists: Iterable[RevocationList], state: FeedState, *, at: datetime
     for known in lists:
         named.setdefault(known.issuer_key_id_hex, set()).update(known.entries)
     return all(
-        revocation.expires_at <= at
-        or revocation.issuer in gone
-        or serial in named.get(revocation.issuer, ())
-        for serial, revocation in state.revocations.items()
+        issuer in gone or serial in named.get(issuer, ())
+        for serial, issuer in state.revocations.unexpired(at)
     )
 
 

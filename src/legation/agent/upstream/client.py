@@ -1,10 +1,4 @@
-"""The agent's connections to the authority: HTTPS and gRPC, over mutual TLS 1.3.
-
-Requests with one answer go over HTTPS, the stream over gRPC. grpcio for Python lets a
-client check DNS names only, and does not show it the server's certificate. The authority is
-known by its SPIFFE ID, so both are protocol libraries over the standard library's TLS, and
-the whole verification of an SVID runs on every connection, before the first request leaves.
-"""
+"""What the agent asks the authority: requests with one answer, and the stream."""
 
 import asyncio
 import contextlib
@@ -14,21 +8,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-import h2.exceptions
+import h11
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import DecodeError, Message
-from grpclib.client import Channel, Stream, StreamStreamMethod
-from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
-from grpclib.metadata import decode_metadata
-from grpclib.protocol import H2Protocol
 
 from legation.agent.identity import AgentIdentity
-from legation.agent.tls import client_context, presented_chain, use_identity
-from legation.agent.upstream.https_client import CONNECT_TIMEOUT_S, HTTPSClient, Verify
+from legation.agent.tls import client_context, use_identity
+from legation.agent.upstream.connection import Verify, connect
+from legation.agent.upstream.https_client import CALL_TIMEOUT_S, HTTPSClient
+from legation.agent.upstream.stream import SyncStream
 from legation.config.values import Address
 from legation.errors import (
-    OUTCOMES,
     InvalidInput,
     LegationError,
     NotAuthenticated,
@@ -39,23 +30,20 @@ from legation.errors import (
 from legation.pki import sign
 from legation.wire.agent_calls import (
     CHALLENGE_PATH,
-    CODE_KEY,
     ISSUE_PATH,
     JWT_PATH,
+    KEPT_PATH,
     MAX_RESPONSE_BYTES,
     MEDIA_TYPE,
-    REMEDY_KEY,
     RENEW_EXPIRED_PATH,
     RENEW_PATH,
     STAPLES_PATH,
     SUPERSEDED_PATH,
-    SYNC_METHOD,
     expired_renewal_statement,
 )
 from legation.wire.protobuf import agent_pb2
 
 _Response = TypeVar("_Response", bound=Message)
-_CODES = {outcome.grpc: kind.code for kind, outcome in reversed(OUTCOMES.items())}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,27 +59,22 @@ class AuthorityClient:
 
     Args:
         api: its HTTPS listener.
-        streams: where it serves Sync streams.
         credentials: what to connect with.
         verify: raises VerificationError unless the chain, leaf first, is the authority's.
     """
 
-    def __init__(
-        self, *, api: Address, streams: Address, credentials: Credentials, verify: Verify
-    ) -> None:
-        self._streams = streams
+    def __init__(self, *, api: Address, credentials: Credentials, verify: Verify) -> None:
+        self._api = api
         self._verify = verify
         self._credentials = credentials
-        self._context: ssl.SSLContext | None = None  # of the credentials, for HTTPS
+        self._made: ssl.SSLContext | None = None  # of the credentials
         self._https = HTTPSClient(api, verify=verify)
-        self._channel: _Channel | None = None
 
     def use(self, credentials: Credentials) -> None:
         """Make later calls on new connections; the old ones close when their calls are over."""
         self._credentials = credentials
-        self._context = None
+        self._made = None
         self._https.retire()
-        self._retire()
 
     async def issue(
         self, requests: Sequence[tuple[str, bytes]]
@@ -171,6 +154,17 @@ class AuthorityClient:
         message = agent_pb2.SupersededRequest(serials=[f"{serial:x}" for serial in serials])
         await self._post(SUPERSEDED_PATH, message, agent_pb2.SupersededResponse)
 
+    async def recover(self, part: agent_pb2.Events) -> int:
+        """Bring back what the authority has forgotten; see `FeedReceiver.forgotten`.
+
+        Returns:
+            How many refusals it had forgotten.
+
+        Raises:
+            LegationError: the call failed.
+        """
+        return (await self._post(KEPT_PATH, part, agent_pb2.KeptResponse)).recorded
+
     async def renew_expired(
         self, identity: AgentIdentity, csr: bytes
     ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
@@ -200,32 +194,25 @@ class AuthorityClient:
         return tuple(answer.certificate.certificates), tuple(answer.feed_keys)
 
     @contextlib.asynccontextmanager
-    async def sync(self) -> AsyncIterator["SyncStream"]:
-        """Open the Sync stream.
+    async def sync(self) -> AsyncIterator[SyncStream]:
+        """Open the Sync stream, on a connection of its own.
 
         Raises:
             LegationError: from the body as well, when the stream ends or breaks.
         """
-        with _translated(), self._using() as channel:
-            method: StreamStreamMethod[agent_pb2.SyncRequest, agent_pb2.SyncResponse] = (
-                StreamStreamMethod(
-                    channel, SYNC_METHOD, agent_pb2.SyncRequest, agent_pb2.SyncResponse
-                )
-            )
-            opened = method.open()
+        with _translated():
+            connection = await connect(self._api, context=self._context(), verify=self._verify)
             try:
-                async with opened as stream:
-                    yield SyncStream(stream)
-                    await stream.cancel()
-            except GRPCError as error:
-                raise _refusal(error, opened) from None
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    stream = SyncStream(connection)
+                    await stream.open(self._api)
+                yield stream
+            finally:
+                connection.close()
 
-    async def close(self) -> None:
-        """Close the connections."""
+    def close(self) -> None:
+        """Close the connection for requests; for when none is in progress."""
         self._https.close()
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
 
     async def _post(
         self,
@@ -234,99 +221,26 @@ class AuthorityClient:
         answer: type[_Response],
         context: ssl.SSLContext | None = None,
     ) -> _Response:
-        if context is None:
-            context = self._context = self._context or self._new_context("http/1.1")
         with _translated():
             content = await self._https.post(
                 path,
                 request.SerializeToString(),
                 media_type=MEDIA_TYPE,
                 limit=MAX_RESPONSE_BYTES,
-                context=context,
+                context=context or self._context(),
             )
         try:
             return answer.FromString(content)
         except DecodeError:
             raise InvalidInput(f"the authority's answer is no {answer.__name__}") from None
 
-    @contextlib.contextmanager
-    def _using(self) -> Iterator["_Channel"]:
-        channel = self._channel
-        if channel is None:
-            channel = self._channel = self._connect()
-        channel.users += 1
-        try:
-            yield channel
-        finally:
-            channel.users -= 1
-            if channel is not self._channel and not channel.users:
-                channel.close()
-
-    def _connect(self) -> "_Channel":
-        context = self._new_context("h2")
-        return _Channel(self._streams, context=context, verify=self._verify)
-
-    def _new_context(self, protocol: str) -> ssl.SSLContext:
-        context = client_context(self._credentials.authorities)
-        context.set_alpn_protocols([protocol])
-        identity = self._credentials.identity
-        use_identity(context, identity.chain, identity.private_key)
-        return context
-
-    def _retire(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None and not channel.users:
-            channel.close()
-
-
-class SyncStream:
-    """An open Sync stream. Several tasks may send."""
-
-    def __init__(self, stream: Stream[agent_pb2.SyncRequest, agent_pb2.SyncResponse]) -> None:
-        self._stream = stream
-        self._sending = asyncio.Lock()
-
-    async def send(self, message: agent_pb2.SyncRequest) -> None:
-        """Send one message."""
-        async with self._sending:
-            await self._stream.send_message(message)
-
-    async def receive(self) -> agent_pb2.SyncResponse:
-        """Return the next message.
-
-        Raises:
-            GRPCError: the authority has ended the stream, and said why.
-            Unavailable: it has ended the stream.
-        """
-        message = await self._stream.recv_message()
-        if message is None:
-            await self._stream.end()
-            await self._stream.recv_trailing_metadata()  # raises unless the status is OK
-            raise Unavailable("the authority ended the stream")
-        return message
-
-
-class _Channel(Channel):
-    """A connection on which nothing is asked before the peer proved to be the authority."""
-
-    def __init__(self, address: Address, *, context: ssl.SSLContext, verify: Verify) -> None:
-        super().__init__(address.host, address.port, ssl=context)
-        self.users = 0
-        self._verify = verify
-
-    async def _create_connection(self) -> H2Protocol:
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                protocol = await super()._create_connection()
-        except TimeoutError:
-            raise TimedOut("connecting to the authority took too long") from None
-        transport = protocol.connection._transport  # noqa: SLF001
-        try:
-            self._verify(presented_chain(transport.get_extra_info("ssl_object")))
-        except BaseException:
-            protocol.processor.close()
-            raise
-        return protocol
+    def _context(self) -> ssl.SSLContext:
+        if self._made is None:
+            self._made = client_context(self._credentials.authorities)
+            self._made.set_alpn_protocols(["http/1.1"])
+            identity = self._credentials.identity
+            use_identity(self._made, identity.chain, identity.private_key)
+        return self._made
 
 
 def _outcome(result: agent_pb2.IssueResult) -> tuple[bytes, ...] | LegationError:
@@ -338,7 +252,7 @@ def _outcome(result: agent_pb2.IssueResult) -> tuple[bytes, ...] | LegationError
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what grpclib, TLS and sockets raise into errors of Legation."""
+    """Turn what HTTP, TLS and sockets raise into errors of Legation."""
     try:
         yield
     except ssl.SSLCertVerificationError as error:
@@ -348,21 +262,7 @@ def _translated() -> Iterator[None]:
         ) from None
     except TimeoutError:
         raise TimedOut("the authority did not answer in time") from None
-    except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError, OSError) as error:
-        # OSError covers ssl.SSLError and every failure to connect.
+    except h11.RemoteProtocolError as error:
+        raise Unavailable(f"the authority's answer is not HTTP: {error}") from None
+    except OSError as error:  # covers ssl.SSLError and every failure to connect
         raise Unavailable(f"the authority cannot be reached: {error}") from None
-
-
-def _refusal(
-    error: GRPCError, stream: Stream[agent_pb2.SyncRequest, agent_pb2.SyncResponse]
-) -> LegationError:
-    """Return the error behind a status, with the code and remedy that came with it."""
-    # grpclib keeps the trailers to itself when the server resets the stream behind them.
-    ended = stream._stream  # noqa: SLF001
-    metadata = decode_metadata(ended.trailers or ended.headers or [])
-    code, remedy = metadata.get(CODE_KEY), metadata.get(REMEDY_KEY)
-    return error_from_code(
-        code if isinstance(code, str) else _CODES.get(error.status.name, Unavailable.code),
-        error.message or f"the authority says {error.status.name}",
-        remedy=remedy.decode("utf-8", "replace") if isinstance(remedy, bytes) else None,
-    )

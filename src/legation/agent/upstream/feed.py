@@ -3,28 +3,40 @@
 What was refused once stays refused, whatever a later snapshot leaves out, since an authority
 that was restored from a copy has forgotten its last revocations:
 
-- a revocation, until the certificate has expired. Nobody ever takes one back: a snapshot
-  without it comes from an authority that does not know it;
+- a revocation, until the certificate has expired, and the ban of a key. Nobody ever takes one
+  back: a snapshot without it comes from an authority that does not know it;
 - a ban or a hold (RFC 5280, section 5.3.1), which can be taken back, if the same feed goes back,
   until the feed speaks of it again or a new feed begins. A new feed is the authority's word
-  that it knows it was restored, and what it says of bans and holds then counts.
+  that it knows it was restored, and what it says of bans and holds then counts. It is told
+  all the same what was said of them before (`FeedReceiver.forgotten`).
+
+Most revocations come in pages (`legation.wire.feed.revocation_page`), which hold none of the
+second kind. A page of which a later snapshot lacks something is kept as it came.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
-from legation.errors import InvalidInput, LegationError
+from legation.errors import InvalidInput, LegationError, LimitExceeded
 from legation.pki.spiffe_id import SpiffeID
-from legation.wire.feed import FeedEvent, FeedState, Kind, SignedEvent, open_event
+from legation.wire.feed import (
+    FeedEvent,
+    FeedState,
+    Kind,
+    RevocationPage,
+    SignedEvent,
+    open_event,
+    open_page,
+)
+from legation.wire.feed.revocation_page import HOLD
 from legation.wire.protobuf import agent_pb2
 
 _NOT_UNDERSTOOD_KEPT = 16
 
 _log = logging.getLogger(__name__)
 
-_HOLD = "certificateHold"
-_REFUSALS = frozenset({Kind.REVOCATION, Kind.BAN})
+_REFUSALS = frozenset({Kind.REVOCATION, Kind.BAN, Kind.KEY_BAN})
 _Place = tuple[Kind, str]  # kind and key of an event
 
 
@@ -48,9 +60,13 @@ class FeedReceiver:
         self._agent = str(agent)
         self._feed_keys = feed_keys
         self._snapshot: _Snapshot | None = None
+        self._newest_ms = 0  # the authority's time, in the newest event
         # Signed, as they came: what the feed says is refused, and what earlier ones said.
         self._refused: dict[_Place, SignedEvent] = {}
         self._kept: dict[_Place, SignedEvent] = {}
+        # Of an earlier feed, and no longer heeded: the authority may have forgotten it, or not.
+        self._lost: dict[_Place, SignedEvent] = {}
+        self._kept_pages: set[RevocationPage] = set()
 
     @property
     def in_snapshot(self) -> bool:
@@ -65,13 +81,18 @@ class FeedReceiver:
         """Forget everything, as if never connected."""
         self.state, self.feed_id = FeedState(), ""
         self.not_understood, self._snapshot = (), None
-        self._refused, self._kept = {}, {}
+        self._refused, self._kept, self._lost, self._kept_pages = {}, {}, {}, set()
 
     def forget_expired(self, at: datetime) -> int:
-        """Drop revocations of certificates that expired before `at`; return how many."""
-        forgotten = self.state.forget_expired(at)
+        """Drop revocations of certificates that expired before `at`; return how many.
+
+        And by the authority's clock, as far as its events have told: a node's clock that runs
+        ahead, and is set right again, must not have let anyone back in.
+        """
+        newest = datetime.fromtimestamp(self._newest_ms / 1000, UTC)
+        forgotten = self.state.forget_expired(min(at, newest))
         for serial in forgotten:
-            place = (Kind.REVOCATION, format(serial, "x"))
+            place = _place_of(serial)
             self._refused.pop(place, None)
             self._kept.pop(place, None)
         return len(forgotten)
@@ -82,7 +103,9 @@ class FeedReceiver:
         It is a part that `keep` takes: of the feed that the state belongs to, not complete,
         the oldest first.
         """
-        if not self._kept:
+        held = self.state.revocations.pages()
+        pages = [each.page for each in held if each.page in self._kept_pages]
+        if not self._kept and not pages:
             return None
         return agent_pb2.Events(
             feed_id=self.feed_id,
@@ -90,24 +113,46 @@ class FeedReceiver:
                 agent_pb2.Event(body=signed.body, signature=signed.signature)
                 for signed in self._kept.values()
             ],
+            pages=[
+                agent_pb2.RevocationPage(document=page.document, signature=page.signature)
+                for page in pages
+            ],
         )
+
+    def forgotten(self) -> agent_pb2.Events | None:
+        """Return what `kept` does, and the bans and holds with which an earlier feed ended.
+
+        They refuse nobody here any more, since they may have been lifted; whoever has said
+        them can tell.
+        """
+        part = self.kept()
+        if self._lost:
+            part = part or agent_pb2.Events(feed_id=self.feed_id)
+            part.events.extend(
+                agent_pb2.Event(body=signed.body, signature=signed.signature)
+                for signed in self._lost.values()
+            )
+        return part
 
     def keep(self, part: agent_pb2.Events) -> None:
         """Take up what `kept` returned, before anything else.
 
         Raises:
-            NotAuthenticated: an event is not signed by a feed key.
+            NotAuthenticated: an event or a page is not signed by a feed key.
             InvalidInput: an event for another agent, or of another kind.
         """
         opened, _ = self._open(part.events)
+        pages, _ = self._open_pages(part.pages)
         state = FeedState()
+        for page in pages:
+            state.revocations.adopt(page)
         for event, signed in opened:
             if event.kind not in _REFUSALS or event.value is None:
                 raise InvalidInput(f"a feed event of kind {event.kind} that refuses nobody")
             state.restore(event)
             self._kept[event.kind, event.key] = signed
         state.revision = 0  # of the feed itself nothing is known yet
-        self.state, self.feed_id = state, part.feed_id
+        self.state, self.feed_id, self._kept_pages = state, part.feed_id, set(pages)
 
     def accept(self, part: agent_pb2.Events) -> frozenset[Kind]:
         """Fold one part; return the kinds of what changed, all kinds for a snapshot.
@@ -115,7 +160,7 @@ class FeedReceiver:
         The result is empty while a snapshot is incomplete.
 
         Raises:
-            NotAuthenticated: an event is not signed by a feed key.
+            NotAuthenticated: an event or a page is not signed by a feed key.
             InvalidInput: a part of another feed, for another agent, or out of order.
         """
         if part.snapshot:
@@ -125,6 +170,7 @@ class FeedReceiver:
         if part.feed_id != self.feed_id:
             raise InvalidInput(f"events of feed {part.feed_id!r} after {self.feed_id!r}")
         opened, unknown = self._open(part.events)
+        pages, unknown_pages = self._open_pages(part.pages)
         last = self.state.revision
         for event, _ in opened:
             if event.revision <= last:
@@ -134,17 +180,25 @@ class FeedReceiver:
         for event, _ in opened:
             if event.revision not in unreadable:
                 self._kept.pop((event.kind, event.key), None)
-        self._remember(unknown + unreadable)
+                self._lost.pop((event.kind, event.key), None)
+        self._replace_by(pages)
+        self._remember(unknown + unknown_pages + unreadable)
         if part.complete:
             # Events for other agents take up revisions, too.
             self.state.revision = max(self.state.revision, part.revision)
-        return frozenset(event.kind for event, _ in opened)
+        kinds = {event.kind for event, _ in opened}
+        return frozenset(kinds | {Kind.REVOCATION} if pages else kinds)
 
     def _accept_snapshot(self, snapshot: "_Snapshot", part: agent_pb2.Events) -> frozenset[Kind]:
         if part.feed_id != snapshot.feed_id:
             raise InvalidInput("a snapshot made of parts of several feeds")
         opened, unknown = self._open(part.events)
-        snapshot.unknown += unknown + _fold(opened, snapshot.state.restore, snapshot.refused)
+        pages, unknown_pages = self._open_pages(part.pages)
+        for page in pages:
+            _adopt(page, snapshot.state, snapshot.refused)
+        snapshot.unknown += (
+            unknown_pages + unknown + _fold(opened, snapshot.state.restore, snapshot.refused)
+        )
         if not part.complete:
             return frozenset()
         self._snapshot = None
@@ -156,20 +210,31 @@ class FeedReceiver:
                 self.state.revision,
                 part.revision,
             )
-        kept = dict(self._kept) if same_feed else _final(self._kept, self.state)
-        kept |= self._refused if went_back else _final(self._refused, self.state)
-        self._kept = {
-            place: signed
-            for place, signed in kept.items()
-            if place not in snapshot.refused and _holds(self.state, place)
-        }
-        self._refused = snapshot.refused
-        _keep_refusing(self._kept, self.state, snapshot.state)
+        self._carry_over(snapshot, same_feed=same_feed, went_back=went_back)
         snapshot.state.revision = max(snapshot.state.revision, part.revision)
         self.state, self.feed_id = snapshot.state, snapshot.feed_id
         self.not_understood = ()
         self._remember(snapshot.unknown)
         return frozenset(Kind)
+
+    def _carry_over(self, snapshot: "_Snapshot", *, same_feed: bool, went_back: bool) -> None:
+        """Keep refusing in the snapshot what it has forgotten."""
+        lost = self._lost if same_feed else self._lost | self._kept | self._refused
+        kept = dict(self._kept) if same_feed else _final(self._kept, self.state)
+        kept |= self._refused if went_back else _final(self._refused, self.state)
+        self._kept = {
+            place: signed
+            for place, signed in kept.items()
+            if not _holds(snapshot.state, place) and _holds(self.state, place)
+        }
+        self._lost = {
+            place: signed
+            for place, signed in lost.items()
+            if place not in self._kept and not _holds(snapshot.state, place)
+        }
+        self._refused = snapshot.refused
+        self._kept_pages = _keep_pages(self.state, snapshot.state)
+        _keep_refusing(self._kept, self.state, snapshot.state)
 
     def _open(
         self, events: Iterable[agent_pb2.Event]
@@ -190,7 +255,35 @@ class FeedReceiver:
             if not event.visible_to(self._agent):
                 raise InvalidInput(f"feed event {event.revision} is for other agents")
             opened.append((event, signed))
+            self._newest_ms = max(self._newest_ms, event.time_ms)
         return opened, unknown
+
+    def _open_pages(
+        self, messages: Iterable[agent_pb2.RevocationPage]
+    ) -> tuple[list[RevocationPage], list[int]]:
+        """Check signatures; return the pages, and about where those of unknown form stand."""
+        keys = self._feed_keys()
+        pages: list[RevocationPage] = []
+        unknown: list[int] = []
+        for message in messages:
+            try:
+                page = open_page(message.document, message.signature, keys)
+            except (InvalidInput, LimitExceeded):  # genuine, as with events
+                unknown.append(self.state.revision + 1)
+                continue
+            pages.append(page)
+            self._newest_ms = max(self._newest_ms, page.newest_ms())
+        return pages, unknown
+
+    def _replace_by(self, pages: Iterable[RevocationPage]) -> None:
+        """Put pages in the place of the events that say the same."""
+        revocations = self.state.revocations
+        for page in pages:
+            for serial in page.serials() if self._kept else ():
+                # Of an earlier feed, or of a future that was undone: the feed speaks of it now.
+                if self._kept.pop(_place_of(serial), None) is not None:
+                    revocations.pop(serial, None)
+            _adopt(page, self.state, self._refused)
 
     def _remember(self, unknown: Sequence[int]) -> None:
         self.not_understood = (*self.not_understood, *unknown)[-_NOT_UNDERSTOOD_KEPT:]
@@ -209,24 +302,61 @@ def _final(refused: Mapping[_Place, SignedEvent], state: FeedState) -> dict[_Pla
     return {
         (kind, key): signed
         for (kind, key), signed in refused.items()
-        if kind is Kind.REVOCATION
-        and (revocation := state.revocations.get(int(key, 16))) is not None
-        and revocation.reason != _HOLD
+        if kind is Kind.KEY_BAN
+        or (
+            kind is Kind.REVOCATION
+            and (revocation := state.revocations.get(int(key, 16))) is not None
+            and revocation.reason != HOLD
+        )
     }
 
 
 def _holds(state: FeedState, place: _Place) -> bool:
     kind, key = place
-    return key in state.bans if kind is Kind.BAN else int(key, 16) in state.revocations
+    match kind:
+        case Kind.BAN:
+            return key in state.bans
+        case Kind.KEY_BAN:
+            return key in state.key_bans
+        case _:
+            return int(key, 16) in state.revocations
+
+
+def _place_of(serial: int) -> _Place:
+    return Kind.REVOCATION, format(serial, "x")
+
+
+def _adopt(page: RevocationPage, state: FeedState, refused: dict[_Place, SignedEvent]) -> None:
+    """Take up a page, and forget the events that it makes superfluous."""
+    for serial in state.revocations.adopt(page):
+        refused.pop(_place_of(serial), None)
+
+
+def _keep_pages(old: FeedState, new: FeedState) -> set[RevocationPage]:
+    """Carry over what pages of `old` refuse and `new` does not; return those pages."""
+    same = {held.page.document for held in new.revocations.pages()}
+    kept = set()
+    for held in old.revocations.pages():
+        page = held.page
+        if page.document in same:
+            continue
+        rows = {row for row in held.rows() if page.serial(row) not in new.revocations}
+        if rows:
+            new.revocations.adopt(page, rows=rows)
+            kept.add(page)
+    return kept
 
 
 def _keep_refusing(kept: Iterable[_Place], old: FeedState, new: FeedState) -> None:
     """Carry over what `old` holds at the places `kept`."""
     for kind, key in kept:
-        if kind is Kind.BAN:
-            new.bans[key] = old.bans[key]
-        else:
-            new.keep(int(key, 16), old.revocations[int(key, 16)])
+        match kind:
+            case Kind.BAN:
+                new.bans[key] = old.bans[key]
+            case Kind.KEY_BAN:
+                new.key_bans[key] = old.key_bans[key]
+            case _:
+                new.refuse(int(key, 16), old.revocations[int(key, 16)])
 
 
 def _fold(

@@ -8,6 +8,8 @@ What the file holds is always a beginning of the feed without gaps. When the dis
 part, no later one is written either, until a snapshot can replace the whole: a file that
 lacks one revocation in the middle would be worse than one that is old.
 
+Pages of revocations stay as they came, and take the place of the events that say the same.
+
 A first record that is no snapshot holds what earlier feeds refused (`FeedReceiver.kept`); it
 is replaced and compacted together with the snapshot that follows it, so neither is ever
 there without the other.
@@ -27,8 +29,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from google.protobuf.message import DecodeError
 
 from legation.agent.private_files import sync_directory
-from legation.errors import InternalError, InvalidInput, Unavailable
-from legation.wire.feed import FeedEvent
+from legation.errors import InternalError, InvalidInput, LimitExceeded, Unavailable
+from legation.wire.feed import FeedEvent, Kind, Revocation, RevocationPage
 from legation.wire.protobuf import agent_pb2
 
 if TYPE_CHECKING:
@@ -185,6 +187,8 @@ class _Compaction:
         self._whole = agent_pb2.Events(snapshot=True, complete=True)
         self._newest: dict[_Place, agent_pb2.Event] = {}
         self._kept: dict[_Place, agent_pb2.Event] = {}
+        self._pages: list[agent_pb2.RevocationPage] = []
+        self._kept_pages: list[agent_pb2.RevocationPage] = []
 
     def keep(self, part: agent_pb2.Events) -> None:
         """Take what earlier feeds refused."""
@@ -192,12 +196,14 @@ class _Compaction:
         for event, message in _readable(part):
             if self._current(event):
                 self._kept[event.kind, event.key] = message
+        self._kept_pages += (message for message, page in _pages(part) if self._counts(page))
 
     def add(self, part: agent_pb2.Events) -> None:
         """Take the next part of the feed."""
         whole = self._whole
         if part.snapshot:
             self._newest.clear()
+            self._pages.clear()
             whole.revision = 0
         whole.feed_id = part.feed_id
         if part.complete:  # else the revision is where the parts to come will end
@@ -209,14 +215,54 @@ class _Compaction:
             self._kept.pop(place, None)
             if event.value is not None and self._current(event):
                 self._newest[place] = message
+        for signed, page in _pages(part):
+            if self._counts(page):
+                self._pages.append(signed)
+                self._replace_by(page)
 
     def result(self) -> bytes:
         """Return the records."""
         self._whole.events.extend(self._newest.values())
-        if not self._kept:
+        self._whole.pages.extend(self._pages)
+        if not self._kept and not self._kept_pages:
             return _record(self._whole)
-        kept = agent_pb2.Events(feed_id=self._whole.feed_id, events=self._kept.values())
+        kept = agent_pb2.Events(
+            feed_id=self._whole.feed_id, events=self._kept.values(), pages=self._kept_pages
+        )
         return _record(kept) + _record(self._whole)
+
+    def _counts(self, page: RevocationPage) -> bool:
+        """Tell whether anyone of a page is refused still; the last of it as long as any."""
+        return any(
+            self._current(_revocation_event(page.serial(row))) for row in reversed(range(len(page)))
+        )
+
+    def _replace_by(self, page: RevocationPage) -> None:
+        """Leave out the events that a page says again."""
+        for row, serial in enumerate(page.serials()):
+            place = (Kind.REVOCATION, format(serial, "x"))
+            self._kept.pop(place, None)
+            message = self._newest.get(place)
+            if message is not None and _says(message, page.revocation(row)):
+                del self._newest[place]
+
+
+def _revocation_event(serial: int) -> FeedEvent:
+    return FeedEvent(revision=0, time_ms=0, kind=Kind.REVOCATION, key=format(serial, "x"), value={})
+
+
+def _says(message: agent_pb2.Event, revocation: Revocation) -> bool:
+    value = FeedEvent.from_bytes(message.body).value
+    return value is not None and Revocation.from_value(value) == revocation
+
+
+def _pages(part: agent_pb2.Events) -> Iterator[tuple[agent_pb2.RevocationPage, RevocationPage]]:
+    """Yield the pages that this version can read, as they came and read."""
+    for message in part.pages:
+        try:
+            yield message, RevocationPage.read(message.document)
+        except (InvalidInput, LimitExceeded):
+            continue
 
 
 def _readable(part: agent_pb2.Events) -> Iterator[tuple[FeedEvent, agent_pb2.Event]]:

@@ -1,27 +1,16 @@
-"""Requests over HTTPS to the authority, one after another on one connection.
-
-h11 does the protocol and opens nothing, so that the whole verification of the authority's
-SVID can run between the handshake and the first byte of a request. No client that owns its
-connection leaves room for that.
-"""
+"""Requests over HTTPS to the authority, one after another on one connection."""
 
 import asyncio
 import ssl
-from collections.abc import Callable
 
 import h11
-from cryptography import x509
 
-from legation.agent.tls import presented_chain
+from legation.agent.upstream.connection import Connection, Verify, connect
 from legation.agent.upstream.problems import error_of
 from legation.config.values import Address
-from legation.errors import LimitExceeded, TimedOut, Unavailable
+from legation.errors import TimedOut, Unavailable
 
-CONNECT_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 20.0
-
-_READ = 1 << 16
-Verify = Callable[[tuple[x509.Certificate, ...]], None]
 
 
 class HTTPSClient:
@@ -35,7 +24,7 @@ class HTTPSClient:
     def __init__(self, address: Address, *, verify: Verify) -> None:
         self._address = address
         self._verify = verify
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._turn = asyncio.Lock()
 
     async def post(
@@ -92,40 +81,27 @@ class HTTPSClient:
                 # 9.3.1). Asking again is safe: at worst a certificate is issued that
                 # nobody has the use of.
                 self.close()
-        connection = self._connection = await self._connect(context)
+        connection = self._connection = await connect(
+            self._address, context=context, verify=self._verify
+        )
         try:
             return await self._exchange(connection, request, body, limit=limit)
         except _Stale:
             self.close()
             raise Unavailable("the authority closed the connection without an answer") from None
 
-    def _kept(self, context: ssl.SSLContext) -> "_Connection | None":
+    def _kept(self, context: ssl.SSLContext) -> Connection | None:
         kept = self._connection
         if kept is not None and (kept.context is not context or not kept.usable):
             self.close()
         return self._connection
 
-    async def _connect(self, context: ssl.SSLContext) -> "_Connection":
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(
-                    self._address.host, self._address.port, ssl=context
-                )
-        except TimeoutError:
-            raise TimedOut("connecting to the authority took too long") from None
-        try:
-            self._verify(presented_chain(writer.get_extra_info("ssl_object")))
-        except BaseException:
-            writer.transport.abort()
-            raise
-        return _Connection(reader, writer, context)
-
     async def _exchange(
-        self, connection: "_Connection", request: h11.Request, body: bytes, *, limit: int
+        self, connection: Connection, request: h11.Request, body: bytes, *, limit: int
     ) -> bytes:
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                status, content = await connection.exchange(request, body, limit=limit)
+                status, content = await _exchanged(connection, request, body, limit=limit)
         except TimeoutError:
             self.close()
             raise TimedOut("the authority did not answer in time") from None
@@ -146,73 +122,19 @@ class _Stale(Exception):
     """The connection ended before the first byte of an answer."""
 
 
-class _Connection:
-    """One connection, its peer verified."""
+async def _exchanged(
+    connection: Connection, request: h11.Request, body: bytes, *, limit: int
+) -> tuple[int, bytes]:
+    """Send a request; return status and body of its answer.
 
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        context: ssl.SSLContext,
-    ) -> None:
-        self.context = context
-        self._reader = reader
-        self._writer = writer
-        self._http = h11.Connection(h11.CLIENT)
-
-    @property
-    def usable(self) -> bool:
-        """Whether another request may be sent."""
-        return (
-            self._http.our_state is h11.IDLE
-            and not self._reader.at_eof()
-            and not self._writer.is_closing()
-        )
-
-    def close(self) -> None:
-        """Close without waiting for the peer."""
-        self._writer.close()
-
-    async def exchange(self, request: h11.Request, body: bytes, *, limit: int) -> tuple[int, bytes]:
-        """Send a request; return status and body of its answer.
-
-        Raises:
-            _Stale: there was no answer at all.
-        """
-        head = self._http.send(request) or b""
-        data = self._http.send(h11.Data(data=body)) or b""
-        end = self._http.send(h11.EndOfMessage()) or b""
-        try:
-            self._writer.write(head + data + end)
-            await self._writer.drain()
-            await self._receive_first()
-        except ConnectionError:
-            raise _Stale from None
-        return await self._answer(limit)
-
-    async def _receive_first(self) -> None:
-        received = await self._reader.read(_READ)
-        if not received:
-            raise _Stale
-        self._http.receive_data(received)
-
-    async def _answer(self, limit: int) -> tuple[int, bytes]:
-        status, content = 0, bytearray()
-        while True:
-            event = self._http.next_event()
-            match event:
-                case h11.NEED_DATA:
-                    self._http.receive_data(await self._reader.read(_READ))
-                case h11.Response():
-                    status = event.status_code
-                case h11.Data():
-                    content += event.data
-                    if len(content) > limit:
-                        raise LimitExceeded(f"the authority's answer is longer than {limit} bytes")
-                case h11.EndOfMessage():
-                    break
-                case h11.ConnectionClosed():
-                    raise Unavailable("the authority closed the connection in its answer")
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
-            self._http.start_next_cycle()
-        return status, bytes(content)
+    Raises:
+        _Stale: there was no answer at all.
+    """
+    try:
+        await connection.send(request, h11.Data(data=body), h11.EndOfMessage())
+        answered = await connection.answered()
+    except ConnectionError:
+        raise _Stale from None
+    if not answered:
+        raise _Stale
+    return await connection.status(), await connection.content(limit=limit)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
@@ -26,8 +27,9 @@ SILENCE_S = 20.0
 # A stream that lasted this long was a success: the next one is tried at once again.
 SETTLED_S = 5.0
 REPORT_EVERY_S = 1.0
-# Heartbeats in a row that may name a newer revision than the one we are at.
-_BEHIND_HEARTBEATS = 3
+ALIVE_EVERY_S = 5.0
+# So many heartbeats after one we must be at the revision that it named.
+_BEHIND_HEARTBEATS = 2
 _SKEW_WORTH_A_NOTE_S = 5.0
 # By how much certificates are backdated, unless they live for less than ten minutes. A clock
 # that is further behind holds what is issued not yet valid.
@@ -100,7 +102,7 @@ class FeedSync:
         self._instance = secrets.token_bytes(16)
         self._restart = asyncio.Event()
         self._parts: list[agent_pb2.Events] = []
-        self._behind = 0
+        self._named: deque[int] = deque(maxlen=_BEHIND_HEARTBEATS + 1)
 
     def restore(self) -> None:
         """Fold what the cache holds.
@@ -159,7 +161,7 @@ class FeedSync:
         self._restart.clear()
         self._receiver.begin()
         self._parts.clear()
-        self._behind = 0
+        self._named.clear()
         async with self._connector.sync() as stream:
             await stream.send(
                 agent_pb2.SyncRequest(
@@ -177,6 +179,7 @@ class FeedSync:
                 self._report(stream),
                 self._state_rotation(stream),
                 self._seen.run(stream.send),
+                _stay_heard(stream),
                 self._restart.wait(),
             )
 
@@ -232,16 +235,27 @@ class FeedSync:
             self._changed(frozenset({Kind.REVOCATION}))
         if self._rotation is not None:
             self._rotation.acknowledged_everywhere(heartbeat.acknowledged)
-        late = heartbeat.revision > self._receiver.state.revision
-        self._behind = self._behind + 1 if late and not self._receiver.in_snapshot else 0
-        if self._behind >= _BEHIND_HEARTBEATS:
-            raise Unavailable(
-                f"the authority is at revision {heartbeat.revision} and does not send what "
-                f"follows {self._receiver.state.revision}"
-            )
+        self._check_progress(heartbeat.revision)
         self._in_force()
+        late = heartbeat.revision > self._receiver.state.revision
         if not late and not self._receiver.in_snapshot:
             self._in_step()
+
+    def _check_progress(self, newest: int) -> None:
+        """Leave a stream that does not bring what its heartbeats name.
+
+        A heartbeat may name what is on its way, or what is for others and told once nothing else
+        is to be told: only what was named some time ago must be here.
+        """
+        if self._receiver.in_snapshot:
+            self._named.clear()
+            return
+        self._named.append(newest)
+        held = self._receiver.state.revision
+        if len(self._named) > _BEHIND_HEARTBEATS and self._named[0] > held:
+            raise Unavailable(
+                f"the authority is at revision {newest} and does not send what follows {held}"
+            )
 
     def _is_current(self, event: FeedEvent) -> bool:
         return (
@@ -317,6 +331,12 @@ class FeedSync:
                 await stream.send(agent_pb2.SyncRequest(rotation=statement))
                 said = statement
             await asyncio.sleep(REPORT_EVERY_S)
+
+
+async def _stay_heard(stream: SyncConnection) -> None:
+    while True:
+        await asyncio.sleep(ALIVE_EVERY_S)
+        await stream.send(agent_pb2.SyncRequest(alive=agent_pb2.Alive()))
 
 
 def _point(point: PointState) -> agent_pb2.EnforcementPoint:

@@ -38,7 +38,8 @@ class Certificates:
 
         Args:
             spiffe_id: of this identity only.
-            state: "valid", "expired" or "revoked" only.
+            state: "valid", "expired" or "revoked" only; what a revoked issuer has signed is
+                revoked.
             after: serial number of the last row of the page before.
             limit: rows of a page, 1 to 1000.
 

@@ -8,6 +8,7 @@ from legation.authority.events import EventBus, Issued
 from legation.authority.issuing.certifier import Certifier, Order, agreed_subject
 from legation.authority.model import OPERATOR_PREFIX, Actor, Operator, Role
 from legation.authority.moments import stamp
+from legation.authority.revoking.batches import revoked
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, Issuance, OperatorStore
 from legation.clock import Clock
@@ -54,6 +55,8 @@ class Operators:
     ) -> tuple[Operator, tuple[bytes, ...]]:
         """Create or re-certify an operator, and enable it if it was disabled.
 
+        What a disabled one held is revoked, or whoever has a copy of it would be enabled as well.
+
         Returns:
             The operator, and its certificate chain: DER, leaf first, without the root.
 
@@ -76,8 +79,11 @@ class Operators:
             detail={"role": str(role)},
         )
         certificate = await self._certified(operator, csr, lifetime_s, actor)
-        await self._store.certify_operator(operator, certificate, audit=audit)
+        ended = await self._store.certify_operator(operator, certificate, audit=audit)
         self._known[spiffe_id] = operator
+        if ended is not None and ended.revoked:
+            reason = ended.revoked[0].reason
+            self._events.emit(revoked(ended, audit.actor, reason, str(spiffe_id)))
         return operator, self._left(certificate)
 
     async def renew(self, csr: bytes, *, actor: Actor) -> tuple[bytes, ...]:
@@ -89,14 +95,13 @@ class Operators:
             NotPermitted: the identity was banned meanwhile.
         """
         operator = self._enabled(actor.spiffe_id)
+        name = str(actor.spiffe_id)
         audit = AuditDraft(
-            time=stamp(self._clock),
-            actor=str(actor.spiffe_id),
-            action="operator.renew",
-            subject=str(actor.spiffe_id),
+            time=stamp(self._clock), actor=name, action="operator.renew", subject=name
         )
         certificate = await self._certified(operator, csr, None, actor)
-        await self._store.certify_operator(operator, certificate, audit=audit)
+        # The operator as it stands by now: it may have been disabled, or given another role.
+        await self._store.renew_operator(name, certificate, audit=audit)
         return self._left(certificate)
 
     async def disable(self, name: str, *, actor: Actor) -> None:

@@ -9,7 +9,7 @@ from legation.wire.feed import Kind
 
 
 class StalenessPolicies(Documents[StalenessPolicy]):
-    """Implements `legation.authority.services.StalenessService`."""
+    """Implements `legation.authority.services.DocumentService`."""
 
     def __init__(self, hub: FeedHub, store: FeedStore, *, clock: Clock) -> None:
         super().__init__(

@@ -198,7 +198,7 @@ class ExpiredAgents:
                 remedy=_REMEDY,
             )
         cause = self._state.refusal(serial=record.serial, spiffe_id=agent)
-        if cause is not None or record.revoked_at is not None:  # step 5
+        if cause is not None or record.is_revoked:  # step 5
             raise NotPermitted(f"{agent} or its certificate is revoked", remedy=_REMEDY)
         if not agent.path.startswith(AGENT_PREFIX) or not self._board.is_enrolled(agent):
             raise NotPermitted(f"{agent} has not joined this authority", remedy=_REMEDY)

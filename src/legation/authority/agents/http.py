@@ -10,7 +10,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from legation.authority.agents.peer import AgentGate
+from legation.authority.agents.peer import AgentGate, PeerCertificate
+from legation.authority.agents.stream import AgentStream, Send
 from legation.authority.http.requests import (
     ClientGone,
     Receive,
@@ -26,7 +27,7 @@ from legation.authority.rest.problems import (
     problem_of,
 )
 from legation.errors import InternalError, LegationError
-from legation.wire.agent_calls import MAX_REQUEST_BYTES, MEDIA_TYPE
+from legation.wire.agent_calls import MAX_REQUEST_BYTES, MEDIA_TYPE, SYNC_PATH
 
 MAX_OPEN_REQUEST_BYTES = 64 << 10  # of who has not shown who it is
 _MEDIA_TYPE = MEDIA_TYPE.encode()
@@ -37,8 +38,9 @@ _PROBLEM_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options",
 Call = Callable[[AgentCaller, bytes], Awaitable[Message]]
 # Takes the body of who has no certificate to show.
 OpenCall = Callable[[bytes], Awaitable[Message]]
+# Serves a stream; returns or raises when it ends.
+Streaming = Callable[[PeerCertificate, AgentStream], Awaitable[None]]
 Scope = Mapping[str, Any]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class AgentHTTP:
@@ -49,45 +51,76 @@ class AgentHTTP:
         gate: AgentGate,
         calls: Mapping[str, Call],
         *,
+        sync: Streaming,
         open_calls: Mapping[str, OpenCall] | None = None,
     ) -> None:
-        """Answer what `calls` has, by path; and `open_calls`, which anyone may make."""
+        """Answer what `calls` has, by path; and `open_calls`, which anyone may make.
+
+        `sync` serves the streams.
+        """
         self._gate = gate
+        self._sync = sync
         self._calls = calls
         self._open_calls = open_calls or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            answer = await self._answer(scope, receive)
+            if scope["path"] == SYNC_PATH:
+                await self._serve(scope, receive, send)
+            else:
+                answer = await self._answer(scope, receive)
+                await _send(send, 200, answer.SerializeToString(), _HEADERS)
         except RequestRefused as refusal:
             await _send_problem(send, refusal.problem, refusal.headers)
         except ClientGone:
             pass
-        except LegationError as error:
-            # An InternalError was raised by a check of ours: it is a defect all the same.
-            defect = isinstance(error, InternalError)
-            await _send_problem(send, incident_problem(error) if defect else problem_of(error))
         except Exception as error:
-            await _send_problem(send, incident_problem(error))
+            await _send_problem(send, _problem_of(error))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the stream; what ends it once it is open is its last message."""
+        _check_method(scope)
+        peer = self._peer(scope)
+        check_headers(scope["headers"], media_type=_MEDIA_TYPE, limit=MAX_REQUEST_BYTES)
+        stream = AgentStream(scope, receive, send)
+        await stream.open()
+        try:
+            await self._sync(peer, stream)
+        except Exception as error:
+            await stream.close(_problem_of(error))
         else:
-            await _send(send, 200, answer.SerializeToString(), _HEADERS)
+            await stream.close()
 
     async def _answer(self, scope: Scope, receive: Receive) -> Message:
         path = scope["path"]
         if path not in self._calls and path not in self._open_calls:
             raise RequestRefused(404, "there is no such path")
-        if scope["method"] != "POST":
-            raise RequestRefused(405, "this path takes POST", (b"allow", b"POST"))
+        _check_method(scope)
         if path in self._open_calls:
             body = await _read(scope, receive, limit=MAX_OPEN_REQUEST_BYTES)
             return await self._open_calls[path](body)
         # Before the body is read: a stranger's is of no interest. A revocation that comes
         # meanwhile is seen in the transaction that records the certificate.
-        certificates = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain")
-        peer = self._gate.authenticate(certificates[0] if certificates else None)
+        peer = self._peer(scope)
         body = await _read(scope, receive, limit=MAX_REQUEST_BYTES)
         return await self._calls[path](peer.caller, body)
+
+    def _peer(self, scope: Scope) -> PeerCertificate:
+        certificates = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain")
+        return self._gate.authenticate(certificates[0] if certificates else None)
+
+
+def _check_method(scope: Scope) -> None:
+    if scope["method"] != "POST":
+        raise RequestRefused(405, "this path takes POST", (b"allow", b"POST"))
+
+
+def _problem_of(error: Exception) -> Problem:
+    # An InternalError was raised by a check of ours: it is a defect all the same.
+    if isinstance(error, LegationError) and not isinstance(error, InternalError):
+        return problem_of(error)
+    return incident_problem(error)
 
 
 async def _read(scope: Scope, receive: Receive, *, limit: int) -> bytes:

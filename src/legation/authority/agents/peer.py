@@ -1,7 +1,7 @@
 """Which agent is at the other end of a connection, and whether it may be.
 
-Agents come in over HTTPS and over gRPC. Both hand out the certificate that TLS has
-verified as PEM text; everything from there on is decided here, once.
+TLS hands out the certificate that it has verified as PEM text; everything from there on is
+decided here, for requests and for streams.
 """
 
 from dataclasses import dataclass

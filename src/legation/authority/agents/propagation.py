@@ -1,10 +1,10 @@
 """Who has the memo: what each enforcement point has in force, as its agent states it."""
 
-import dataclasses
+import asyncio
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from legation.authority.agents.freshness import Bounds
@@ -27,6 +27,7 @@ MAX_TEXT = 512
 MAX_NOTES = 32
 LATE_AFTER_S: Final = 10.0  # three heartbeats: what reached nobody yet is no lag
 MAX_LEFT = 64  # points that have left, for each agent
+READS_LISTS: Final = "sink"  # the kind of points that are told by revocation lists alone
 LEFT_KEPT: Final = timedelta(hours=1)
 # How old the answer of `acknowledged` may be: every agent asks with each heartbeat.
 _FRESH_S = 1.0
@@ -54,6 +55,40 @@ class _Agent:
     version: str = ""
     points: dict[str, PointRecord] = field(default_factory=dict)
     left: dict[str, tuple[PointRecord, datetime]] = field(default_factory=dict)
+    stated: bool = False  # ever
+    away_since: datetime | None = None  # by the board's own clock
+    awaited_until: datetime | None = None  # may be out there since before this authority began
+
+    def is_behind(self, revision: int) -> bool:
+        """Tell whether it is connected and lacks `revision`, or a point of its that is pushed to.
+
+        Points that read files have a revocation in force with the list that names it.
+        """
+        return self.session is not None and (
+            self.revision < revision
+            or any(p.revision < revision and p.kind != READS_LISTS for p in self.points.values())
+        )
+
+
+class _Behind:
+    """Who still lacks a revision. Only the last of them is looked at, so news costs nothing."""
+
+    def __init__(self, revision: int, agents: list[_Agent]) -> None:
+        self.nobody = asyncio.get_running_loop().create_future()
+        self._revision = revision
+        self._agents = agents
+        self._look()
+
+    def note(self, agent: _Agent) -> None:
+        """Take note that an agent has stated something, or has gone."""
+        if self._agents and self._agents[-1] is agent:
+            self._look()
+
+    def _look(self) -> None:
+        while self._agents and not self._agents[-1].is_behind(self._revision):
+            self._agents.pop()
+        if not self._agents and not self.nobody.done():
+            self.nobody.set_result(None)
 
 
 class PropagationBoard:
@@ -61,7 +96,9 @@ class PropagationBoard:
 
     It lives in memory: agents state everything anew when they connect. What an agent said
     last stays when it leaves, marked as not connected: a point that cannot be asked is not
-    a point that has the memo.
+    a point that has the memo. Nor is an agent that has stated nothing yet: it stands here
+    itself, with nothing in force, and so does one that was out there when the authority began
+    and has not come back.
     """
 
     def __init__(self, clock: Clock, bounds: Bounds) -> None:
@@ -70,17 +107,23 @@ class PropagationBoard:
         self._agents: dict[SpiffeID, _Agent] = {}
         self._ordered: list[_Agent] = []  # by name: who waits looks at them again and again
         self._changes = Changes()
+        self._waiting: set[_Behind] = set()
         self._acknowledged: tuple[float, int] | None = None
-        self._times = RevisionTimes(0, clock.now())
+        self._began = clock.now(), clock.monotonic()
+        self._times = RevisionTimes(0, self._steady())
 
     def begin(self, revision: int) -> None:
         """Say which revision the feed stands at; once, before anything is committed."""
-        self._times = RevisionTimes(revision, self._clock.now())
+        self._times = RevisionTimes(revision, self._steady())
 
     def listen(self, committed: CommittedEvent) -> None:
         """Note when a revision was committed; called for every event of the feed."""
-        event = committed.event
-        self._times.committed(event.revision, datetime.fromtimestamp(event.time_ms / 1000, UTC))
+        self._times.committed(committed.event.revision, self._steady())
+
+    def _steady(self) -> datetime:
+        """Return the time of a clock that nobody sets: no jump makes a point late, or hides one."""
+        wall, monotonic = self._began
+        return wall + timedelta(seconds=self._clock.monotonic() - monotonic)
 
     def standings(self) -> Sequence[PointStanding]:
         """Return how every point stands, those that left lately included, by agent and id."""
@@ -91,8 +134,8 @@ class PropagationBoard:
         ]
 
     def _standings_of(self, agent: _Agent) -> Iterator[PointStanding]:
-        for point in agent.points.values():
-            lag, lag_s = self._times.lag(point.revision, self._clock.now)
+        for point in self._points_of(agent):
+            lag, lag_s = self._times.lag(point.revision, self._steady)
             standing = Standing.LATE if lag_s > LATE_AFTER_S else Standing.CONNECTED
             yield PointStanding(
                 point=point,
@@ -117,7 +160,7 @@ class PropagationBoard:
         """Yield how every point stands to the age that its data may have, in no order."""
         for agent in self._agents.values():
             for point in agent.points.values():
-                _, lag_s = self._times.lag(point.revision, self._clock.now)
+                _, lag_s = self._times.lag(point.revision, self._steady)
                 found = self._bounds.judge(point, self._age(agent, lag_s))
                 if found is not None:
                     yield point, found
@@ -125,17 +168,30 @@ class PropagationBoard:
     def _age(self, agent: _Agent, lag_s: float) -> float:
         """Return for how long a point may have missed something, in seconds.
 
-        An agent is there as long as its stream is: gRPC asks, and ends one that is dead.
+        An agent is there as long as its stream is, and that ends when the agent falls silent.
         """
         late_s = lag_s if lag_s > LATE_AFTER_S else 0.0
-        if agent.session is not None or agent.last_contact is None:
+        if agent.session is not None or agent.away_since is None:
             return late_s
-        away_s = (self._clock.now() - agent.last_contact).total_seconds()
-        return max(late_s, away_s)
+        return max(late_s, (self._steady() - agent.away_since).total_seconds())
 
     def points(self) -> Sequence[PointRecord]:
         """Return every known enforcement point, by agent and id."""
-        return [point for agent in self._ordered for point in agent.points.values()]
+        return [point for agent in self._ordered for point in self._points_of(agent)]
+
+    def _points_of(self, agent: _Agent) -> Iterable[PointRecord]:
+        """Return what an agent has stated; the agent itself while it has stated nothing."""
+        if agent.points or agent.stated:
+            return agent.points.values()
+        until, connected = agent.awaited_until, agent.session is not None
+        if not connected and (until is None or until < self._clock.now()):
+            return ()
+        name = agent.enrolled.spiffe_id
+        silent = StatedPoint(
+            id="agent", kind="agent", spiffe_id=str(name), revision=0, applied_at=None
+        )
+        since = agent.last_contact or agent.enrolled.enrolled_at
+        return (_record(name, silent, since, connected=connected),)
 
     def agents(self) -> Sequence[AgentRecord]:
         """Return every enrolled agent, by name."""
@@ -170,6 +226,20 @@ class PropagationBoard:
                 yield agent.revision
                 yield from (point.revision for point in agent.points.values())
 
+    async def everywhere(self, revision: int) -> None:
+        """Return when `revision` is in force wherever it is pushed to.
+
+        That is at the agents that are connected now, and at their enforcement points but for
+        those that read files. Who goes, or comes later, is not waited for.
+        """
+        connected = [agent for agent in self._agents.values() if agent.session is not None]
+        behind = _Behind(revision, connected)
+        self._waiting.add(behind)
+        try:
+            await behind.nobody
+        finally:
+            self._waiting.discard(behind)
+
     def all_hold(self, revision: int) -> bool:
         """Tell whether every connected agent has acknowledged `revision`."""
         return all(
@@ -192,24 +262,28 @@ class PropagationBoard:
             known.enrolled = agent
         self._changes.notify()
 
+    def expect(self, agent: SpiffeID, *, until: datetime) -> None:
+        """Note an agent that may be out there: its newest certificate lasts `until`."""
+        self._agents[agent].awaited_until = until
+
     def connected(self, agent: SpiffeID, session: object, *, version: str, revision: int) -> None:
         """Note that an agent opened its stream; `session` tells this stream from others."""
         row = self._agents[agent]
         row.session = session
         row.version = version[:MAX_TEXT]
-        row.revision = revision
+        row.revision = self._believed(revision)
         row.last_contact = self._clock.now()
         row.points = _marked(row.points, connected=True)
-        self._changes.notify()
+        self._changed(row)
 
     def disconnected(self, agent: SpiffeID, session: object) -> None:
         """Note that a stream ended; nothing happens if the agent has a newer one."""
         row = self._agents.get(agent)
         if row is None or row.session is not session:
             return
-        row.session, row.last_contact = None, self._clock.now()
+        row.session, row.last_contact, row.away_since = None, self._clock.now(), self._steady()
         row.points = _marked(row.points, connected=False)
-        self._changes.notify()
+        self._changed(row)
 
     def heard(self, agent: SpiffeID) -> None:
         """Note a sign of life."""
@@ -224,7 +298,10 @@ class PropagationBoard:
         row = self._agents[agent]
         now = self._clock.now()
         ordered = sorted(points, key=lambda point: point.id)
-        stated = {point.id: _record(agent, point, now) for point in ordered}
+        stated = {
+            point.id: _record(agent, point, now, revision=self._believed(point.revision))
+            for point in ordered
+        }
         if len(stated) > MAX_POINTS:
             raise LimitExceeded(f"an agent has at most {MAX_POINTS} enforcement points")
         gone = {name: (point, now) for name, point in row.points.items() if name not in stated}
@@ -232,24 +309,45 @@ class PropagationBoard:
             stayed_away = {name: left for name, left in row.left.items() if name not in stated}
             newest = sorted((stayed_away | gone).items(), key=lambda left: left[1][1])[-MAX_LEFT:]
             row.left = dict(newest)
-        row.points, row.revision, row.last_contact = stated, revision, now
+        row.points, row.revision = stated, self._believed(revision)
+        row.stated, row.last_contact = True, now
+        self._changed(row)
+
+    def _changed(self, agent: _Agent) -> None:
+        for behind in self._waiting:
+            behind.note(agent)
         self._changes.notify()
 
+    def _believed(self, revision: int) -> int:
+        """Return a stated revision, or 0 for one that there is not.
 
-def _record(agent: SpiffeID, point: StatedPoint, now: datetime) -> PointRecord:
+        Of a feed that has gone back since, or made up: it says nothing about what will get this
+        number, and must not pass for an acknowledgement then.
+        """
+        return revision if revision <= self._times.newest else 0
+
+
+def _record(
+    agent: SpiffeID,
+    point: StatedPoint,
+    now: datetime,
+    *,
+    revision: int = 0,
+    connected: bool = True,
+) -> PointRecord:
     return PointRecord(
         agent=agent,
         id=point.id[:MAX_TEXT],
         kind=point.kind[:MAX_TEXT],
         spiffe_id=point.spiffe_id[:MAX_TEXT],
-        revision=point.revision,
+        revision=revision,
         applied_at=point.applied_at,
         received_at=now,
         capabilities=tuple(text[:MAX_TEXT] for text in point.capabilities[:MAX_NOTES]),
         notes=tuple(text[:MAX_TEXT] for text in point.notes[:MAX_NOTES]),
-        connected=True,
+        connected=connected,
     )
 
 
 def _marked(points: dict[str, PointRecord], *, connected: bool) -> dict[str, PointRecord]:
-    return {name: dataclasses.replace(point, connected=connected) for name, point in points.items()}
+    return {name: replace(point, connected=connected) for name, point in points.items()}

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
-from urllib.parse import unquote
 
 from legation.authority.agents.propagation import MAX_TEXT
 from legation.authority.misuse.model import UNKNOWN, Sighting
@@ -18,8 +17,6 @@ _MAX_COUNT = 10_000_000
 # What an agent could not send for a week is no news.
 _OLDEST_S = 7 * 86_400.0
 _SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)
-# ipv4:192.0.2.1:4711, ipv6:[2001:db8::1]:4711, percent-encoded; gRPC naming document
-_PEER = re.compile(r"ipv[46]:\[?([0-9A-Fa-f:.]+?)(?:%[^\]]*)?\]?:[0-9]+", re.ASCII)
 
 
 class Reports(Protocol):
@@ -43,12 +40,6 @@ def sightings_of(agent: str, message: Sightings, *, now: float) -> list[Sighting
 def addresses_of(message: Places) -> list[str]:
     """Read the addresses of a node."""
     return [address[:_MAX_ADDRESS] for address in message.addresses[:MAX_ADDRESSES]]
-
-
-def peer_address(peer: str) -> str:
-    """Return the address in gRPC's name of a peer, or nothing."""
-    found = _PEER.fullmatch(unquote(peer))
-    return found[1] if found else ""
 
 
 def _sighting(agent: str, stated: Stated, now: float) -> Sighting:

@@ -1,18 +1,17 @@
 """One Sync stream: the feed down to an agent, its statements up."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
-
-import grpc
 
 from legation.authority.agents.peer import AgentGate, PeerCertificate, decoded
 from legation.authority.agents.propagation import MAX_TEXT, PropagationBoard, StatedPoint
 from legation.authority.agents.rotation_board import RotationBoard
 from legation.authority.agents.seen import Reports as SeenReports
-from legation.authority.agents.seen import addresses_of, peer_address, sightings_of
+from legation.authority.agents.seen import addresses_of, sightings_of
+from legation.authority.agents.stream import AgentStream
 from legation.authority.agents.traffic import Traffic
 from legation.authority.events import (
     AgentConnected,
@@ -26,7 +25,7 @@ from legation.authority.feed.hub import FeedHub
 from legation.authority.feed.messages import heartbeat_message
 from legation.authority.model import InForceRecord
 from legation.clock import Clock
-from legation.errors import InvalidInput, LegationError, TimedOut
+from legation.errors import InvalidInput, LegationError, TimedOut, Unavailable
 from legation.wire.protobuf.agent_pb2 import (
     Acknowledgement,
     Hello,
@@ -38,7 +37,9 @@ from legation.wire.protobuf.agent_pb2 import (
 )
 
 _HELLO_S = 10.0
-_LAST_WRITE_S = 1.0
+# An agent says every few seconds that it is there; one this silent is dead, even if no packet
+# ever said so.
+_SILENCE_S = 20.0
 _MAX_REFUSALS = 256  # of one report
 _MAX_INSTANCE = 64
 _NEWEST_MS = 253_402_300_799_000  # the year 9999
@@ -50,7 +51,7 @@ class SyncSession:
     def __init__(
         self,
         peer: PeerCertificate,
-        context: grpc.aio.ServicerContext,
+        stream: AgentStream,
         *,
         gate: AgentGate,
         hub: FeedHub,
@@ -63,7 +64,7 @@ class SyncSession:
         heartbeat_s: float,
     ) -> None:
         self.peer = peer
-        self._context = context
+        self._stream = stream
         self._gate = gate
         self._hub = hub
         self._board = board
@@ -73,9 +74,7 @@ class SyncSession:
         self._clock = clock
         self._events = events
         self._heartbeat_s = heartbeat_s
-        self._over = False
-        self._written = asyncio.Event()
-        self._written.set()
+        self._heard = clock.monotonic()
         self._ending: asyncio.Future[LegationError] = asyncio.get_running_loop().create_future()
 
     def end(self, error: LegationError) -> None:
@@ -90,14 +89,18 @@ class SyncSession:
         except LegationError as error:
             self.end(error)
 
-    async def serve(self, requests: AsyncIterator[bytes]) -> None:
+    async def serve(self) -> None:
         """Serve the stream.
 
         Raises:
             LegationError: why it ended, unless the agent ended it.
         """
+        async with aclosing(self._stream.messages()) as messages:
+            await self._serve(messages)
+
+    async def _serve(self, messages: AsyncIterator[bytes]) -> None:
         agent = self.peer.spiffe_id
-        hello = await self._hello(requests)
+        hello = await self._hello(messages)
         reason = "the agent closed the stream"
         try:
             with Follower(
@@ -112,7 +115,9 @@ class SyncSession:
                             newest=self._hub.revision,
                         )
                     )
-                await self._until_ended(self._send(follower), self._receive(requests))
+                await self._until_ended(
+                    self._send(follower), self._receive(messages), self._watch()
+                )
         except LegationError as error:
             reason = error.message
             raise
@@ -120,10 +125,10 @@ class SyncSession:
             self._board.disconnected(agent, self)
             self._events.emit(AgentDisconnected(agent=str(agent), reason=reason))
 
-    async def _hello(self, requests: AsyncIterator[bytes]) -> Hello:
+    async def _hello(self, messages: AsyncIterator[bytes]) -> Hello:
         try:
             async with asyncio.timeout(_HELLO_S):
-                first = await anext(requests, None)
+                first = await anext(messages, None)
         except TimeoutError:
             raise TimedOut("the agent said no hello") from None
         message = SyncRequest() if first is None else decoded(SyncRequest, first)
@@ -140,7 +145,7 @@ class SyncSession:
             str(self.peer.spiffe_id),
             self.peer.serial,
             instance=hello.instance[:_MAX_INSTANCE],
-            address=peer_address(self._context.peer()),
+            address=self._stream.address,
         )
         self._events.emit(
             AgentConnected(
@@ -162,19 +167,25 @@ class SyncSession:
                 if task.done():
                     task.result()
         finally:
-            try:
-                await self._last_write()
-            finally:  # whoever cancels us once more must not leave the two behind
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """End with the server, and when the agent falls silent."""
+        while (left := self._heard + _SILENCE_S - self._clock.monotonic()) > 0:
+            if await self._stream.server_stops(within_s=left):
+                raise Unavailable(
+                    "the authority is stopping", remedy="connect again in a few seconds"
+                )
+        raise TimedOut(f"the agent said nothing for {_SILENCE_S:.0f} s")
 
     async def _send(self, follower: Follower) -> None:
         next_heartbeat = 0.0
         while True:
             pause = max(0.0, next_heartbeat - self._clock.monotonic())
             for message in await follower.next(idle_s=min(pause, self._heartbeat_s)):
-                await self._write(message)
+                await self._stream.write(message)
             if self._clock.monotonic() >= next_heartbeat:
                 self._gate.check(self.peer)
                 now_ms = round(self._clock.now().timestamp() * 1000)
@@ -183,29 +194,10 @@ class SyncSession:
                     revision=self._hub.revision,
                     acknowledged=self._board.acknowledged(),
                 )
-                await self._write(heartbeat)
+                await self._stream.write(heartbeat)
                 next_heartbeat = self._clock.monotonic() + self._heartbeat_s
 
-    async def _write(self, message: bytes) -> None:
-        if self._over:
-            return
-        self._written.clear()
-        try:
-            await self._context.write(message)
-        finally:
-            self._written.set()
-
-    async def _last_write(self) -> None:
-        """Let a write that is going on finish, and let no other begin.
-
-        gRPC has one place for an operation that writes: a cancelled write still holds it, and
-        the status that ends the stream would find it taken.
-        """
-        self._over = True
-        with contextlib.suppress(TimeoutError):  # the agent may have stopped reading
-            await asyncio.wait_for(self._written.wait(), _LAST_WRITE_S)
-
-    async def _receive(self, requests: AsyncIterator[bytes]) -> None:
+    async def _receive(self, messages: AsyncIterator[bytes]) -> None:
         handlers: dict[str, Callable[[SyncRequest], None]] = {
             "acknowledgement": lambda message: self._acknowledge(message.acknowledgement),
             "reports": lambda message: self._report(message.reports),
@@ -214,8 +206,10 @@ class SyncSession:
             "places": lambda message: self._seen.placed(
                 str(self.peer.spiffe_id), addresses_of(message.places)
             ),
+            "alive": lambda _: None,
         }
-        async for data in requests:
+        async for data in messages:
+            self._heard = self._clock.monotonic()
             message = decoded(SyncRequest, data)
             kind = message.WhichOneof("message")
             if kind == "hello":

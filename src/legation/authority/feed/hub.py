@@ -1,4 +1,8 @@
-"""The live feed: the fold of everything committed, encoded once for all who follow it."""
+"""The live feed: the fold of everything committed, encoded once for all who follow it.
+
+Revocations that nobody takes back move to pages (`legation.authority.feed.pages`), a thousand
+at a time and long after the newest were told: what is on record costs a twentieth of its events.
+"""
 
 import asyncio
 import gc
@@ -6,11 +10,14 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 
 from legation.authority.feed.messages import EncodedEvent, Header, events_message
+from legation.authority.feed.pages import RevocationPages
 from legation.authority.store import CommittedEvent, FeedStore
-from legation.wire.feed import FeedState, Kind
+from legation.wire.feed import FeedState, Kind, PageRow
 from legation.wire.feed.delegation import covers
+from legation.wire.feed.page_outline import MAX_ROWS
 
 _MAX_RECENT = 16_384  # events
 _MAX_RECENT_BYTES = 32 << 20
@@ -18,6 +25,8 @@ _PART_BYTES = 512 << 10  # of one message; a single larger event has one to itse
 _PAGE = 1000  # events read from the store at once
 _LOADED = 5000  # the same, when all of them are
 _WOKEN = 64  # followers at once, some 3 ms
+_LOOSE = 1000  # the newest revocations, in no page
+_PAGE_ROWS = 1024  # of a page that is made while others wait: some 10 ms
 
 Listener = Callable[[CommittedEvent], None]
 # Revision of the feed, whether that is all, and the events: what a message is made of.
@@ -34,12 +43,23 @@ class FeedHub:
         horizon: what a follower must hold at least to go on without a snapshot.
     """
 
-    def __init__(self, feed_id: str, store: FeedStore) -> None:
+    def __init__(
+        self, feed_id: str, store: FeedStore, *, sign_page: Callable[[bytes], bytes]
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            feed_id: names the feed.
+            store: what `load` reads, and `page_since`.
+            sign_page: signs a document with the feed key.
+        """
         self.feed_id = feed_id
         self.state = FeedState()
         self.horizon = 0
         self._store = store
         self._current: dict[tuple[Kind, str], EncodedEvent] = {}
+        self._pages = RevocationPages(self.state.revocations, feed_id=feed_id, sign=sign_page)
+        self._unpaged: dict[int, None] = {}  # serial numbers that could be in a page, oldest first
         self._restricted: dict[str, dict[tuple[Kind, str], EncodedEvent]] = {}
         self._patterns: set[str] = set()  # those among the keys of _restricted
         self._recent: deque[EncodedEvent] = deque()
@@ -61,13 +81,20 @@ class FeedHub:
         """Fold what the store holds. Once, before anything is committed."""
         position = await self._store.position()
         revision = 0
+        rows: list[PageRow] = []
         # All of it stays, so there is nothing for a collector that would walk it time and again.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            while page := await self._store.current_events(revision, limit=_LOADED):
-                self._restore(page)
-                revision = page[-1].event.revision
+            while part := await self._store.current_part(revision, limit=_LOADED):
+                self._restore(part.events)
+                rows += part.revocations
+                while len(rows) >= MAX_ROWS:
+                    self._pages.add(rows[:MAX_ROWS])
+                    del rows[:MAX_ROWS]
+                revision = part.revision
+            if rows:
+                self._pages.add(rows)
         finally:
             if collecting:
                 gc.enable()
@@ -99,6 +126,8 @@ class FeedHub:
             encoded = EncodedEvent.encode(committed)
             self._index(committed, encoded)
             self._remember(encoded)
+            if committed.event.kind is Kind.REVOCATION:
+                self._put_into_pages(int(committed.event.key, 16))
             if encoded.audience is None:
                 everyone = True
             else:
@@ -114,6 +143,24 @@ class FeedHub:
         for committed in events:
             for listener in self._listeners:
                 self._tell(listener, committed)
+
+    def _put_into_pages(self, serial: int) -> None:
+        """Note a revocation that has changed, and make a page of the oldest once they are many."""
+        self._unpaged.pop(serial, None)
+        revocation = self.state.revocations.get(serial)
+        if revocation is not None and revocation.serial == serial and PageRow.of(revocation):
+            self._unpaged[serial] = None
+        if len(self._unpaged) < _LOOSE + _PAGE_ROWS:
+            return
+        oldest = list(islice(self._unpaged, _PAGE_ROWS))
+        rows = filter(None, (PageRow.of(self.state.revocations[each]) for each in oldest))
+        for page in self._pages.add(list(rows)):
+            # Whoever is told of the newest of these gets the page as well, and can forget them.
+            self._remember(EncodedEvent.of_page(page, revision=self.revision))
+        for each in oldest:
+            del self._unpaged[each]
+            self._current.pop((Kind.REVOCATION, format(each, "x")), None)
+        self._public_parts = None
 
     def _wake(self) -> None:
         """Wake some followers. Others have a turn before the next ones: a thousand take long."""
@@ -138,9 +185,10 @@ class FeedHub:
         """
         forgotten = self.state.forget_expired(at)
         for serial in forgotten:
-            self._current.pop((Kind.REVOCATION, format(serial, "x")), None)
-        if forgotten:
-            self._public_parts = None
+            self._unpaged.pop(serial, None)
+            if self._current.pop((Kind.REVOCATION, format(serial, "x")), None) is not None:
+                self._public_parts = None
+        self._pages.merge()
         return len(forgotten)
 
     def add_waker(self, agent: str, waker: Callable[[], None]) -> None:
@@ -174,7 +222,11 @@ class FeedHub:
         return encoded, encoded[-1].revision if encoded else max(revision, self._recent_after)
 
     def snapshot(self, agent: str) -> list[bytes]:
-        """Return the messages that bring `agent` from nothing to the current revision."""
+        """Return the messages that bring `agent` from nothing to the current revision.
+
+        Those with the pages are the same for all, and not copied.
+        """
+        pages = self._pages.messages()
         if self._public_parts is None:
             public = (e for e in self._current.values() if e.audience is None)
             self._public_parts = list(_parts(e.element for e in public))
@@ -183,7 +235,9 @@ class FeedHub:
             if covers(pattern, agent):
                 own |= self._restricted[pattern]
         parts = [*self._public_parts, *_parts(e.element for e in own.values())] or [b""]
-        return [
+        if pages:
+            parts.insert(0, b"")
+        messages = [
             events_message(
                 Header(
                     feed_id=self.feed_id,
@@ -195,6 +249,7 @@ class FeedHub:
             )
             for index, part in enumerate(parts)
         ]
+        return [messages[0], *pages, *messages[1:]]
 
     def update(self, events: Iterable[EncodedEvent], *, complete: bool) -> list[bytes]:
         """Return the messages with these events; at least one if they are to be `complete`.

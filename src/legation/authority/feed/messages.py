@@ -11,21 +11,25 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from legation.authority.store import CommittedEvent
+from legation.wire.feed import RevocationPage
 from legation.wire.feed.delegation import covers, is_pattern
+from legation.wire.protobuf import agent_pb2
 from legation.wire.protobuf.agent_pb2 import Event, Events, Heartbeat, SyncResponse
 
 _RESPONSE_EVENTS = bytes([1 << 3 | 2])  # SyncResponse.events, length-delimited
 _EVENTS_EVENT = bytes([5 << 3 | 2])  # Events.events, length-delimited
+_EVENTS_PAGE = bytes([6 << 3 | 2])  # Events.pages, length-delimited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedEvent:
-    """One event, ready for any message.
+    """One event, or a page of revocations, ready for any message.
 
     Attributes:
+        revision: of the event; of the newest one when the page was made.
         audience: the agents that may see it, names and patterns; None for all.
         patterns: those of them that are patterns.
-        element: its wire form as an element of `Events.events`.
+        element: its wire form as an element of `Events.events` or `Events.pages`.
     """
 
     revision: int
@@ -45,6 +49,11 @@ class EncodedEvent:
             patterns=tuple(filter(is_pattern, audience or ())),
             element=_EVENTS_EVENT + _varint(len(body)) + body,
         )
+
+    @classmethod
+    def of_page(cls, page: RevocationPage, *, revision: int) -> Self:
+        """Encode a page."""
+        return cls(revision=revision, audience=None, element=page_element(page))
 
     def visible_to(self, agent: str) -> bool:
         """Tell whether `agent` may see it."""
@@ -75,6 +84,14 @@ def events_message(header: Header, elements: Iterable[bytes]) -> bytes:
     ).SerializeToString()
     body = b"".join((head, *elements))
     return _RESPONSE_EVENTS + _varint(len(body)) + body
+
+
+def page_element(page: RevocationPage) -> bytes:
+    """Return the wire form of a signed page, as an element of `Events.pages`."""
+    body = agent_pb2.RevocationPage(
+        document=page.document, signature=page.signature
+    ).SerializeToString()
+    return _EVENTS_PAGE + _varint(len(body)) + body
 
 
 def heartbeat_message(*, now_ms: int, revision: int, acknowledged: int = 0) -> bytes:

@@ -6,7 +6,7 @@ a look at the inventory, and one that reports too much loses reports, not the au
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -26,6 +26,7 @@ from legation.authority.misuse.model import (
 )
 from legation.authority.misuse.recent import Recent
 from legation.authority.misuse.response import Response, response_to
+from legation.authority.misuse.waiting import Waiting, Work
 from legation.authority.model import Actor, InForceRecord, RevocationOutcome
 from legation.authority.moments import stamp
 from legation.authority.revoking.scopes import (
@@ -47,13 +48,13 @@ from legation.pki.spiffe_id import SpiffeID
 from legation.wire.feed import FeedState
 from legation.wire.sightings import is_telling
 
-MAX_WAITING: Final = 4096  # reports that were not looked at yet
 MAX_SIGNALS: Final = 10_000
 MAX_NOTE: Final = 500
 _EVERY_S = 1.0
 _LEARN_EVERY = timedelta(minutes=1)
 _PRUNE_EVERY = timedelta(hours=1)
 _MAX_STRANGERS = 10_000
+_SERIALS_END = 1 << 159  # RFC 5280, section 4.1.2.2
 _log = logging.getLogger(__name__)
 
 
@@ -100,7 +101,7 @@ class MisuseSignals:
         self._clock = clock
         self._events = events
         self._correlator = Correlator(thresholds_of(settings.misuse), revoked=self._revoked)
-        self._waiting: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue(MAX_WAITING)
+        self._waiting = Waiting()
         self._found: dict[FindingKey, Finding] = {}
         self._strangers: Recent[int, int] = Recent(_MAX_STRANGERS)
         self._dropped = 0
@@ -117,7 +118,8 @@ class MisuseSignals:
         """Take in what points saw of peers; never waits."""
         telling = [one for one in sightings if is_telling(one.cause) and one.serial != UNKNOWN]
         if telling:
-            self._later(lambda: self._observe(telling))
+            agent = telling[0].agent  # a message is of one
+            self._later(agent, lambda: self._observe(telling), rows=len(telling))
 
     def placed(self, agent: str, addresses: Sequence[str]) -> None:
         """Take in which addresses an agent's node has."""
@@ -126,7 +128,7 @@ class MisuseSignals:
         async def state() -> None:
             self._correlator.stated_places(agent, addresses, at=at)
 
-        self._later(state)
+        self._later(agent, state)
 
     def stream_opened(self, agent: str, serial: int, *, instance: bytes, address: str) -> None:
         """Take in that a process opened a stream as an agent."""
@@ -139,7 +141,7 @@ class MisuseSignals:
                 )
             )
 
-        self._later(opened)
+        self._later(agent, opened)
 
     def held(self, agent: str, rows: Iterable[InForceRecord]) -> None:
         """Take in which certificates are in force behind an agent: a full statement."""
@@ -161,14 +163,10 @@ class MisuseSignals:
                     await self._look_up(row.serial)
             self._note(self._correlator.stated_in_force(agent, stated, at=at))
 
-        self._later(state)
+        self._later(agent, state, rows=len(stated) + 1)
 
-    def _later(self, work: Callable[[], Awaitable[None]]) -> None:
-        if not self._enabled:
-            return
-        try:
-            self._waiting.put_nowait(work)
-        except asyncio.QueueFull:
+    def _later(self, agent: str, work: Work, *, rows: int = 1) -> None:
+        if self._enabled and not self._waiting.put(agent, work, rows=rows):
             self._dropped += 1
 
     # --- correlation -------------------------------------------------------------------------
@@ -228,6 +226,8 @@ class MisuseSignals:
             self._note(self._correlator.observe(sighting))
 
     async def _look_up(self, serial: int) -> None:
+        if not 0 < serial < _SERIALS_END:
+            return  # of nobody; as long as an agent likes, so nothing to remember
         if self._correlator.knows(serial) or self._strangers.get(serial):
             return
         try:

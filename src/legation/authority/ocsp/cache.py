@@ -25,9 +25,11 @@ class Reply:
         etag: its HTTP validator; empty for what must not be kept.
         this_update: from when it counts; None for what must not be kept.
         next_update: until when.
+        says: its status in one word: ``good``, ``revoked``, ``unknown``, ``several`` or an error's.
     """
 
     der: bytes = field(repr=False)
+    says: str
     etag: str = ""
     this_update: datetime | None = None
     next_update: datetime | None = None

@@ -33,8 +33,8 @@ REQUEST_TYPE: Final = b"application/ocsp-request"
 MAX_AGE_S: Final = 300
 _RESPONSE_TYPE: Final = (b"content-type", b"application/ocsp-response")
 _NO_STORE: Final = (b"cache-control", b"no-store")
-_MALFORMED: Final = Reply(der=build_error(OCSPError.MALFORMED_REQUEST))
-_FAILED: Final = Reply(der=build_error(OCSPError.INTERNAL_ERROR))
+_INTERNAL: Final = OCSPError.INTERNAL_ERROR
+_FAILED: Final = Reply(der=build_error(_INTERNAL), says=str(_INTERNAL))
 _log = logging.getLogger(__name__)
 
 Scope = Mapping[str, Any]
@@ -73,7 +73,7 @@ class OCSPHTTP:
             raise RequestRefused(
                 405, "this path takes GET and POST", (b"allow", b"GET, HEAD, POST")
             )
-        reply = _MALFORMED if data is None else await self._answer(data)
+        reply = await self._answer(data)
         fields = self._headers(reply)
         if method != "POST" and reply.etag and _has_already(headers, reply.etag):
             await _send(send, 304, b"", fields, length=None)
@@ -105,18 +105,18 @@ class OCSPHTTP:
         )
 
 
-def _from_path(path: str) -> bytes | None:
-    """Return the request that a path carries in Base64, or None.
+def _from_path(path: str) -> bytes:
+    """Return the request that a path carries in Base64; nothing, which is malformed, if none.
 
     The server has decoded percent signs already, and a slash of the Base64 may come as it is.
     """
     text = path[len(OCSP_PATH) + 1 :]
     if len(text) > MAX_REQUEST_SIZE * 4 // 3 + 4:
-        return None
+        return b""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        return None
+        return b""
 
 
 def _has_already(headers: list[Header], etag: str) -> bool:

@@ -19,7 +19,7 @@ from legation.authority.revoking.crl_lists import shard_count
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import IssuanceStore, Requester
 from legation.clock import Clock, to_rfc3339
-from legation.errors import LegationError, Unavailable
+from legation.errors import LegationError, NotFound, Unavailable
 from legation.pki import Issuer, Subject, certificate_from_der, generate_key
 from legation.pki.ocsp import CertificateID, IssuerHashes, Responder, ResponseSigner
 from legation.pki.ocsp.values import HASHES
@@ -94,10 +94,15 @@ class DelegatedResponders:
         return found if found in self._issuers else None
 
     def name_of(self, issuer: str, *, hash_name: str, serial: int) -> CertificateID:
-        """Name a certificate of one of our issuers."""
-        return CertificateID.by(
-            IssuerHashes.of(self._issuers[issuer].certificate, hash_name), serial
-        )
+        """Name a certificate of one of our issuers.
+
+        Raises:
+            NotFound: the issuer was removed, so nobody can speak for it any more.
+        """
+        known = self._issuers.get(issuer)
+        if known is None:
+            raise NotFound(f"the issuer {issuer} of the certificate {serial:x} was removed")
+        return CertificateID.by(IssuerHashes.of(known.certificate, hash_name), serial)
 
     async def active(self, issuer: str) -> ActiveResponder:
         """Return who speaks for an issuer; certify a delegate if there is none.

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -43,12 +44,22 @@ from legation.wire.feed import FeedState, Kind
 MAX_IN_FLIGHT: Final = 1000  # questions that wait for the inventory or a signature
 _TICK_S: Final = 30.0
 _WORTH_KEEPING: Final = 255  # bytes of a request; RFC 5019, section 5, has GET up to there
-_ERRORS: Final = {error: Reply(der=build_error(error)) for error in OCSPError}
+_ERRORS: Final = {error: Reply(der=build_error(error), says=str(error)) for error in OCSPError}
+_WORDS: Final[Mapping[type[Status], str]] = {
+    Good: "good",
+    RevokedEntry: "revoked",
+    Unknown: "unknown",
+}
 _log = logging.getLogger(__name__)
 
 
 class OCSPService:
-    """Answers for all issuers of this authority."""
+    """Answers for all issuers of this authority.
+
+    Attributes:
+        answered: how many requests were answered since the start, by `Reply.says`.
+        refresh_failures: how often responses could not be signed anew.
+    """
 
     def __init__(
         self,
@@ -69,10 +80,23 @@ class OCSPService:
         self._cache = ResponseCache() if cache is None else cache
         self._bench: Workbench[Reply] = Workbench(clock)
         self._making: dict[tuple[str, CertificateID], asyncio.Task[Held | None]] = {}
+        self._overtaken: set[tuple[str, CertificateID]] = set()  # of these, by an event
         self._in_flight = 0
+        self.answered: Counter[str] = Counter()
+        self.refresh_failures = 0
+
+    @property
+    def kept(self) -> int:
+        """How many responses are kept."""
+        return len(self._cache)
 
     async def answer(self, data: bytes) -> Reply:
         """Answer a request, DER; never raises on what a client can send."""
+        reply = await self._answer(data)
+        self.answered[reply.says] += 1
+        return reply
+
+    async def _answer(self, data: bytes) -> Reply:
         try:
             request = _parsed(data)
         except LegationError:
@@ -123,6 +147,7 @@ class OCSPService:
         if event.kind is Kind.REVOCATION:  # revoked, or released from hold
             serial = int(event.key, 16)
             self._cache.forget(serial)
+            self._overtaken |= {key for key in self._making if key[1].serial == serial}
             if event.value is not None and self._responders.revoked(serial):
                 self._cache.clear()
 
@@ -134,6 +159,7 @@ class OCSPService:
                 try:
                     await self.refresh()
                 except LegationError as error:
+                    self.refresh_failures += 1
                     _log.warning("OCSP responses cannot be signed anew: %s", error)
         finally:
             for making in self._making.values():
@@ -196,10 +222,14 @@ class OCSPService:
             yield held.reply
 
         await self._bench.do(sign())
+        if (issuer, certificate_id) in self._overtaken:
+            # On hold when it was looked up, perhaps, and released by now: ask the inventory again.
+            self._cache.drop(made[0])
         return made[0]
 
     def _made(self, key: tuple[str, CertificateID], made: "asyncio.Task[Held | None]") -> None:
         del self._making[key]
+        self._overtaken.discard(key)
         if not made.cancelled():
             made.exception()  # who asked may be gone, and then nobody else has looked at it
 
@@ -223,6 +253,7 @@ class OCSPService:
             known=known,
             reply=Reply(
                 der=der,
+                says=_WORDS[type(answer.status)],
                 etag=f'"{hashlib.sha256(der).hexdigest()[:32]}"',
                 this_update=answer.this_update,
                 next_update=answer.next_update,
@@ -245,7 +276,9 @@ class OCSPService:
                 for each, about in zip(request.certificate_ids, known, strict=True)
             ]
             now = answers[0].this_update
-            yield Reply(der=responder.signer.sign(answers, produced_at=now, nonce=request.nonce))
+            der = responder.signer.sign(answers, produced_at=now, nonce=request.nonce)
+            one = len(answers) == 1
+            yield Reply(der=der, says=_WORDS[type(answers[0].status)] if one else "several")
 
         (reply,) = await self._bench.do(sign())
         return reply

@@ -16,7 +16,6 @@ from legation.authority.rest.resources import (
     revocations,
     rotations,
     signals,
-    staleness,
     tokens,
 )
 
@@ -26,7 +25,6 @@ ROUTES: tuple[Route, ...] = (
     *entries.ROUTES,
     *tokens.ROUTES,
     *policies.ROUTES,
-    *staleness.ROUTES,
     *certificates.ROUTES,
     *revocations.ROUTES,
     *propagation.ROUTES,

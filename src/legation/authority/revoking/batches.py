@@ -9,7 +9,7 @@ from typing import Any, Final
 from legation.authority.events import EventBus, Revoked
 from legation.authority.model import RevocationOutcome
 from legation.authority.moments import stamp
-from legation.authority.revoking.scopes import RevocationRequest
+from legation.authority.revoking.scopes import RevocationRequest, scope_word
 from legation.authority.store import BegunRevocation, RevocationStore
 from legation.clock import Clock
 from legation.errors import LegationError
@@ -63,7 +63,8 @@ class RevocationBatches:
         if isinstance(begun, RevocationRequest):
             return begun
         request = begun.request
-        self._events.emit(revoked(begun.outcome, actor, request.reason))
+        scope = scope_word(request.scope)
+        self._events.emit(revoked(begun.outcome, actor, request.reason, scope))
         if not begun.left:
             return begun.outcome
         self._running.add(request.id)
@@ -100,7 +101,7 @@ class RevocationBatches:
     async def _go_on(
         self, request: RevocationRequest, left: Sequence[int], *, actor: str
     ) -> RevocationOutcome:
-        count = 0
+        count, scope = 0, scope_word(request.scope)
         for start in range(0, max(len(left), 1), BATCH):
             outcome = await self._store.go_on_revoking(
                 request.id,
@@ -109,7 +110,8 @@ class RevocationBatches:
                 at=stamp(self._clock),
             )
             count += outcome.count
-            self._events.emit(revoked(outcome, actor, request.reason))
+            told = revoked(outcome, actor, request.reason, scope)
+            self._events.emit(dataclasses.replace(told, continued=True))
         return dataclasses.replace(outcome, count=count)
 
     def _ended(self, task: "asyncio.Task[RevocationOutcome | RevocationRequest]") -> None:
@@ -118,12 +120,14 @@ class RevocationBatches:
             task.exception()  # whoever asked has it; if it went away, nobody has to be warned
 
 
-def revoked(outcome: RevocationOutcome, actor: str, reason: str) -> Revoked:
+def revoked(outcome: RevocationOutcome, actor: str, reason: str, scope: str) -> Revoked:
     """Return the event that tells of an outcome."""
     return Revoked(
         actor=actor,
         serials=tuple(row.serial for row in outcome.revoked),
+        count=outcome.count,
         banned=outcome.banned,
+        scope=scope,
         reason=reason,
         revision=outcome.revision,
     )

@@ -1,19 +1,22 @@
 """What is published of an issuer's shard: its list, and what goes with it. No I/O, no clock.
 
-`next_lists` is the one way to make any of it, and ends at the gate (`legation.pki.crl.gate`);
-`published` takes what it returns, so that nothing else comes into the store or the feed.
+`next_lists` makes all of it anew, `following_list` adds to a list what was revoked since; both
+end at the gate (`legation.pki.crl.gate`), and there is no other way. `published` takes what they
+return, so that nothing else comes into the store or the feed.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from legation.authority.model import ListRecord
 from legation.authority.settings import AuthoritySettings
-from legation.authority.store import EventDraft, RevokedRow, StoredCRL
+from legation.authority.store import EventDraft, NewlyRevoked, RevokedRow, StoredCRL
 from legation.pki import Issuer, RevocationList, RevokedEntry, build_crl
-from legation.pki.crl import DeltaList, admit, admit_delta, build_delta, changes
+from legation.pki.crl import DeltaList, admit, admit_delta, admit_following, build_delta, changes
 from legation.pki.revoked_set import RevokedSet
 from legation.wire.feed import CompactSet, FeedSigner, Kind, PublishedCRL
 from legation.wire.revoked_set import PublishedSet
@@ -37,12 +40,22 @@ class Lists:
         whole: the list.
         delta: the delta list of the same moment, or None.
         base: the whole list that `delta` says it can be added to; None without a delta.
+        number: the highest that a list of the shard has had: this one's, or that of one that
+            was not recorded in full and is lost.
+        revision: of the feed, up to which revocations are in the list.
+        unexpired_at: the moment whose unexpired certificates the list names; None if it was not
+            made by this process.
+        made_at: when the list was made of all that it names, and not by adding to another.
     """
 
     place: Place
     whole: RevocationList = field(repr=False)
+    number: int
     delta: DeltaList | None = field(default=None, repr=False)
     base: RevocationList | None = field(default=None, repr=False)
+    revision: int = 0
+    unexpired_at: datetime | None = None
+    made_at: datetime | None = None
 
     @classmethod
     def from_stored(cls, stored: StoredCRL) -> "Lists":
@@ -56,6 +69,39 @@ class Lists:
             whole=RevocationList.from_der(stored.der),
             delta=None if stored.delta is None else DeltaList.from_der(stored.delta),
             base=None if stored.base is None else RevocationList.from_der(stored.base),
+            number=stored.number,
+            revision=stored.revision,
+        )
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a newer one was out, so that another has to follow."""
+        return self.number > self.whole.number
+
+    def record(self) -> ListRecord:
+        """Return what there is to say of the list."""
+        (issuer, shard), whole = self.place, self.whole
+        return ListRecord(
+            issuer=issuer,
+            shard=shard,
+            number=whole.number,
+            entries=whole.count,
+            size=len(whole.der),
+            this_update=whole.this_update,
+            next_update=whole.next_update,
+        )
+
+    def may_be_followed(self, at: datetime, settings: AuthoritySettings) -> bool:
+        """Tell whether the next list may add to this one.
+
+        Not where something else goes with a list that has to be made of all its lines; and not
+        for longer than a list lasts that only ages: what has expired has to leave it.
+        """
+        return (
+            self.made_at is not None
+            and self.made_at <= at < self.made_at + timedelta(seconds=settings.refresh_s)
+            and not settings.crl_delta
+            and not settings.crl_compact
         )
 
 
@@ -104,9 +150,10 @@ def next_lists(
     held: Lists | None,
     at: datetime,
     settings: AuthoritySettings,
+    revision: int = 0,
     until: datetime | None = None,
 ) -> Lists:
-    """Make what follows `held`, and hold it against the gate.
+    """Make what follows `held` of all its lines, and hold it against the gate.
 
     Args:
         issuer: signs it.
@@ -115,6 +162,7 @@ def next_lists(
         held: what it follows.
         at: the moment.
         settings: for how long it counts, and where it is published.
+        revision: of the feed, before `rows` were read.
         until: it is the last one, and counts until then; no delta list goes with it.
 
     Raises:
@@ -127,18 +175,58 @@ def next_lists(
     der = build_crl(
         issuer,
         entries.values(),
-        number=_next_number(previous, at),
+        number=_next_number(held, at),
         this_update=at,
-        next_update=until or at + timedelta(seconds=settings.crl_validity_s),
+        next_update=until or _end(previous, at, settings),
         shard_url=url,
         # The first list has none to be the base of a delta.
         delta_url=settings.delta_url(*place) if previous and until is None else None,
     )
     whole = admit(der, issuer.certificate, previous=previous, shard_url=url, entries=entries, at=at)
-    lists = Lists(place=place, whole=whole)
+    lists = Lists(
+        place=place,
+        whole=whole,
+        number=whole.number,
+        revision=revision,
+        unexpired_at=unexpired_at(held, at, settings),
+        made_at=at,
+    )
     if held is None or until is not None or not settings.crl_delta:
         return lists
     return _with_delta(issuer, lists, entries, held=held, at=at)
+
+
+def following_list(
+    issuer: Issuer, found: NewlyRevoked, *, held: Lists, at: datetime, settings: AuthoritySettings
+) -> Lists | None:
+    """Add to the lines of `held` what was revoked since, and hold it against the gate.
+
+    Nothing that a list of a million is made of is read, written or compared line by line: its
+    lines are taken as they are. What the store counts has to be what the list then names.
+
+    Returns:
+        The list; None if it would name more or less than that.
+
+    Raises:
+        InvalidInput, VerificationError, Conflict: it must not be published.
+    """
+    if held.whole.count + len(found.rows) != found.total:
+        return None
+    added = {row.serial: RevokedEntry(row.serial, row.revoked_at, row.reason) for row in found.rows}
+    url = shard_url(issuer, held.place[1], settings)
+    der = build_crl(
+        issuer,
+        added.values(),
+        number=_next_number(held, at),
+        this_update=at,
+        next_update=_end(held.whole, at, settings),
+        shard_url=url,
+        after=held.whole,
+    )
+    whole = admit_following(
+        der, issuer.certificate, previous=held.whole, shard_url=url, added=added, at=at
+    )
+    return dataclasses.replace(held, whole=whole, number=whole.number, revision=found.revision)
 
 
 def _with_delta(
@@ -162,17 +250,30 @@ def _with_delta(
         shard_url=whole.shard_url,
     )
     delta = admit_delta(der, issuer.certificate, base=base, whole=whole, entries=entries, at=at)
-    return Lists(place=lists.place, whole=whole, delta=delta, base=base)
+    return dataclasses.replace(lists, delta=delta, base=base)
 
 
-def _next_number(previous: RevocationList | None, at: datetime) -> int:
-    """Return the number of the list that follows `previous`.
+def _next_number(held: Lists | None, at: datetime) -> int:
+    """Return the number of the list that follows `held`.
 
     The clock, in milliseconds, and not a counter: numbers never go back (RFC 5280, section
     5.2.3), and a store that was restored from a copy does not know how far they had come.
     """
     now = round(at.timestamp() * 1000)
-    return max(now, previous.number + 1) if previous else now
+    return max(now, held.number + 1) if held else now
+
+
+def _end(previous: RevocationList | None, at: datetime, settings: AuthoritySettings) -> datetime:
+    """Return until when the list counts that follows `previous`.
+
+    If that one begins in the future, the clock was ahead, or is behind by now, and nobody can
+    tell. The next one begins today, for the first case; and for the second counts as long as
+    the one before would have, within bounds.
+    """
+    validity = timedelta(seconds=settings.crl_validity_s)
+    if previous is None or previous.this_update <= at:
+        return at + validity
+    return max(at + validity, min(previous.next_update, at + 2 * validity))
 
 
 def compact_set(lists: Lists, signer: FeedSigner) -> bytes:
@@ -193,7 +294,6 @@ def published(
     lists: Lists,
     *,
     settings: AuthoritySettings,
-    revision: int = 0,
     compact: bytes | None = None,
     others: int = 0,
 ) -> tuple[StoredCRL, EventDraft]:
@@ -202,7 +302,6 @@ def published(
     Args:
         lists: what `next_lists` has made.
         settings: say where they are published.
-        revision: of the feed, up to which revocations are in them.
         compact: the compact set, if there is one.
         others: bytes of all other lists that are out.
     """
@@ -215,7 +314,7 @@ def published(
         number=whole.number,
         this_update=whole.this_update,
         next_update=whole.next_update,
-        revision=revision,
+        revision=lists.revision,
         der=whole.der,
         delta=lists.delta.der if lists.delta else None,
         base=lists.base.der if lists.base else None,

@@ -1,21 +1,28 @@
 """Publishes revocation lists: after revocations, and well before a list runs out.
 
 A list past its nextUpdate makes verifiers refuse everyone, so a fresh one is out long
-before. Revoking never waits for a list: the feed tells agents at once, this follows. A
-burst of revocations makes one list, and only of the shard that changed. Lists are made in a
-thread, one at a time, and those in which something is revoked go before those that only age.
+before. Revoking never waits for a list: the feed tells agents at once, this follows. It goes to
+all of them as well, so it waits until they have acknowledged what is revoked, for a moment at
+most: otherwise the second push to everyone delays what they say of the first. A burst of
+revocations makes one list, and only of the shard that changed. Lists are made in a thread, one
+at a time; those that only age wait for nobody, and nobody waits for more than one of them.
 """
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from legation.authority.events import CRLFailed, CRLPublished, EventBus
 from legation.authority.issuing.serials import shard_of
+from legation.authority.model import ListRecord
 from legation.authority.revoking.crl_lists import (
+    MAX_INLINE,
     Lists,
     Place,
     compact_set,
+    following_list,
     next_lists,
     places,
     published,
@@ -23,6 +30,7 @@ from legation.authority.revoking.crl_lists import (
     shard_url,
     unexpired_at,
 )
+from legation.authority.revoking.turns import short_turns
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, CommittedEvent, CRLStore, EventDraft, StoredCRL
 from legation.clock import Clock
@@ -31,9 +39,17 @@ from legation.pki import Issuer
 from legation.wire.feed import FeedSigner, Kind, Revocation
 
 _COALESCE_S = 0.05
+_LATEST_S = 0.5  # after a revocation its list is made, whoever has not acknowledged it
 _RETRY_S = 2.0
 _TICK_S = 30.0
-_AGED_AT_ONCE = 8  # lists that only age, before another look at what was revoked meanwhile
+_log = logging.getLogger(__name__)
+
+# Returns when everyone who can has acknowledged a revision of the feed.
+Acknowledged = Callable[[int], Awaitable[None]]
+
+
+async def _nobody(_revision: int) -> None:
+    """Wait for nobody's acknowledgement."""
 
 
 class CRLPublisher:
@@ -49,6 +65,7 @@ class CRLPublisher:
         events: EventBus,
         actor: str,
         signer: FeedSigner | None = None,
+        acknowledged: Acknowledged = _nobody,
     ) -> None:
         """Publish for `issuers`, by key id in hexadecimal.
 
@@ -60,6 +77,7 @@ class CRLPublisher:
             events: who hears of it.
             actor: who stands in the audit log.
             signer: signs compact sets; without it there are none.
+            acknowledged: waits until a revocation is in force wherever it is pushed to.
         """
         self._store = store
         self._issuers = issuers
@@ -72,8 +90,10 @@ class CRLPublisher:
         self._last: dict[Place, Lists] = {}  # of removed issuers: nobody can sign others
         self._publishing = asyncio.Lock()
         self._compact: dict[Place, tuple[int, bytes]] = {}  # with the list's number
+        self._acknowledged = acknowledged
         self._dirty: set[Place] = set()
-        self._wakeup = asyncio.Event()
+        self._newest = 0  # revision of what is revoked
+        self._revoked = asyncio.Event()
 
     async def load(self) -> None:
         """Take up the lists that the store holds, and what they lack.
@@ -99,6 +119,7 @@ class CRLPublisher:
             self._lists[lists.place] = lists
         # Revoked, and then this process ended before the list was out.
         self._dirty |= await self._store.unlisted() & self._lists.keys()
+        self._dirty |= {place for place, lists in self._lists.items() if lists.is_lost}
 
     def crl(self, issuer: str, shard: int) -> bytes:
         """Return the newest list, DER.
@@ -140,6 +161,10 @@ class CRLPublisher:
             raise NotFound(f"there is no revocation list {shard} of the issuer {issuer[:64]!a}")
         return held
 
+    def lists(self) -> Sequence[ListRecord]:
+        """Return the newest lists, but for those of issuers that are gone, by issuer and shard."""
+        return [self._lists[place].record() for place in sorted(self._lists)]
+
     def next_update(self) -> datetime | None:
         """Return when the first of the lists runs out."""
         return min((held.whole.next_update for held in self._lists.values()), default=None)
@@ -154,22 +179,45 @@ class CRLPublisher:
             self._dirty.add((Revocation.from_value(event.value).issuer, shard))
         else:  # released from hold; whose it was the event does not say
             self._dirty |= {place for place in self._lists if place[1] == shard}
-        self._wakeup.set()
+        self._newest = event.revision
+        self._revoked.set()
 
     async def run(self) -> None:
         """Publish until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_revocations())
+            group.create_task(self._follow_the_clock())
+
+    async def _follow_revocations(self) -> None:
         while True:
-            aged = self._aged()
-            if not self._dirty and not aged:
-                await self._idle()
-                continue
-            await asyncio.sleep(_COALESCE_S)
-            revoked = {place for place in self._dirty if place[0] in self._issuers}
-            self._dirty = set()
-            batch = [*revoked, *(place for place in aged[:_AGED_AT_ONCE] if place not in revoked)]
-            if failed := {place for place in batch if not await self._try(place)}:
-                self._dirty |= failed
+            self._revoked.clear()
+            if not self._dirty:
+                await self._revoked.wait()
+            await self._gathered()
+            dirty, self._dirty = self._dirty, set()
+            failed = [place for place in sorted(dirty) if not await self._try(place, anew=False)]
+            if failed:
+                self._dirty.update(failed)
                 await asyncio.sleep(_RETRY_S)
+
+    async def _gathered(self) -> None:
+        """Return when what is revoked by then is acknowledged, or `_LATEST_S` are over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LATEST_S):
+                await asyncio.sleep(_COALESCE_S)
+                reached = -1
+                while reached < self._newest:
+                    reached = self._newest
+                    await self._acknowledged(reached)
+
+    async def _follow_the_clock(self) -> None:
+        while True:
+            failed = False
+            for place in self._aged():
+                if self._is_aged(place):  # a revocation may have been faster
+                    failed |= not await self._try(place, anew=True)
+            tick_s = min(_TICK_S, self._settings.refresh_s / 4)
+            await asyncio.sleep(min(_RETRY_S, tick_s) if failed else tick_s)
 
     async def begin(self, issuer: Issuer) -> None:
         """Publish the first lists of an issuer, those of its shards that have none.
@@ -229,43 +277,43 @@ class CRLPublisher:
         """Give out the last lists of an issuer no more."""
         self._last = {place: lists for place, lists in self._last.items() if place[0] != issuer}
 
-    async def publish(self, place: Place) -> None:
+    async def publish(self, place: Place, *, anew: bool = True) -> None:
         """Make and publish the next list of one issuer and shard.
+
+        Args:
+            place: which.
+            anew: make it of everything that it has to name, not by adding to the last one.
 
         Raises:
             LegationError: nothing was published.
         """
         async with self._publishing:
             if place[0] in self._issuers:  # it may have been removed while others were made
-                await self._publish(place)
+                await self._publish(place, anew=anew)
 
-    async def _publish(self, place: Place) -> None:
+    async def _publish(self, place: Place, *, anew: bool) -> None:
         begun = self._clock.monotonic()
         held, now, settings = self._lists.get(place), self._clock.now(), self._settings
-        # Before the rows are read: what is revoked in between is in the list or after it.
-        position = await self._store.position()
-        rows = await self._store.revoked(*place, unexpired_at=unexpired_at(held, now, settings))
-        lists = await asyncio.to_thread(
-            next_lists,
-            self._issuers[place[0]],
-            place[1],
-            rows,
-            held=held,
-            at=now,
-            settings=settings,
-        )
+        lists = None if anew or held is None else await self._followed(held, at=now)
+        # The store has one writer: who revokes next would wait until megabytes are on the disk.
+        in_full = lists is None or len(lists.whole.der) <= MAX_INLINE
+        if lists is None:
+            lists = await self._made(place, held, at=now)
         compact = None
         if self._signer is not None:
             compact = await asyncio.to_thread(compact_set, lists, self._signer)
         crl, draft = published(
             lists,
             settings=settings,
-            revision=position.revision,
             compact=compact,
             others=sum(len(h.whole.der) for p, h in self._lists.items() if p != place),
         )
+        entries = lists.whole.count
         await self._store.publish_crl(
-            crl, draft, audit=self._audit(draft, crl, entries=len(rows), at=now)
+            crl,
+            draft,
+            audit=self._audit(draft, crl, entries=entries, at=now),
+            in_full=in_full,
         )
         self._lists[place] = lists
         if compact is not None:
@@ -275,11 +323,47 @@ class CRLPublisher:
                 issuer=place[0],
                 shard=place[1],
                 number=crl.number,
-                entries=len(rows),
+                entries=entries,
                 size=len(crl.der),
                 duration_s=self._clock.monotonic() - begun,
             )
         )
+
+    async def _followed(self, held: Lists, *, at: datetime) -> Lists | None:
+        """Add to a list what was revoked since; None if that cannot be done."""
+        issuer = self._issuers[held.place[0]]
+        if held.unexpired_at is None or not held.may_be_followed(at, self._settings):
+            return None
+        found = await self._store.newly_revoked(
+            *held.place, after=held.revision, unexpired_at=held.unexpired_at
+        )
+        if found is None:
+            return None
+        try:
+            return await asyncio.to_thread(
+                following_list, issuer, found, held=held, at=at, settings=self._settings
+            )
+        except LegationError as error:
+            # One made of everything may be as it should be; if not, it is refused as well.
+            _log.warning("no list can follow %d by adding to it: %s", held.whole.number, error)
+            return None
+
+    async def _made(self, place: Place, held: Lists | None, *, at: datetime) -> Lists:
+        # Before the rows are read: what is revoked in between is in the list or after it.
+        position = await self._store.position()
+        oldest = unexpired_at(held, at, self._settings)
+        with short_turns():
+            rows = await self._store.revoked(*place, unexpired_at=oldest)
+            return await asyncio.to_thread(
+                next_lists,
+                self._issuers[place[0]],
+                place[1],
+                rows,
+                held=held,
+                at=at,
+                settings=self._settings,
+                revision=position.revision,
+            )
 
     def _audit(
         self, draft: EventDraft, crl: StoredCRL, *, entries: int, at: datetime
@@ -292,9 +376,9 @@ class CRLPublisher:
             detail={"number": crl.number, "entries": entries},
         )
 
-    async def _try(self, place: Place) -> bool:
+    async def _try(self, place: Place, *, anew: bool) -> bool:
         try:
-            await self.publish(place)
+            await self.publish(place, anew=anew)
         except LegationError as error:
             self._events.emit(CRLFailed(issuer=place[0], shard=place[1], message=error.message))
             return False
@@ -302,22 +386,15 @@ class CRLPublisher:
 
     def _aged(self) -> list[Place]:
         """Return what has no list yet, and whose list should be followed by another, in order."""
-        now = self._clock.now()
-        refresh = timedelta(seconds=self._settings.refresh_s)
-        missing, aged = [], []
-        for place in places(self._issuers.values(), self._settings):
-            held = self._lists.get(place)
-            if held is None:
-                missing.append(place)
-            elif held.whole.this_update + refresh <= now:
-                aged.append((held.whole.this_update, place))
-        return [*sorted(missing), *(place for _, place in sorted(aged))]
+        aged = filter(self._is_aged, places(self._issuers.values(), self._settings))
+        return sorted(aged, key=lambda place: (self._begun(place), place))
 
-    async def _idle(self) -> None:
-        """Wait for a revocation, or for the time to look at the clock again."""
-        self._wakeup.clear()
-        try:
-            async with asyncio.timeout(min(_TICK_S, self._settings.refresh_s / 4)):
-                await self._wakeup.wait()
-        except TimeoutError:
-            return
+    def _is_aged(self, place: Place) -> bool:
+        now, refresh = self._clock.now(), timedelta(seconds=self._settings.refresh_s)
+        # From the future, of a clock that was ahead: nobody accepts it, so nobody is let in.
+        return not now - refresh < self._begun(place) <= now
+
+    def _begun(self, place: Place) -> datetime:
+        """Return from when the newest list counts."""
+        held = self._lists.get(place)
+        return datetime.min.replace(tzinfo=UTC) if held is None else held.whole.this_update

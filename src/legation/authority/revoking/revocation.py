@@ -181,7 +181,7 @@ class Revocations:
         Raises:
             InvalidInput: nothing of this kind can be on hold.
             NotFound: the one certificate was never issued here.
-            Conflict: it is revoked for good.
+            Conflict: it is revoked for good; or a large hold is still under way.
         """
         self._check(scope, HOLD)
         audit = self._audit("revocation.release", str(scope), actor)
@@ -322,7 +322,7 @@ class Revocations:
             at=at,
             audit=self._audit("revocation.create", format(serial, "x"), actor),
         )
-        self._report(outcome, actor, reason)
+        self._report(outcome, actor, reason, "certificate")
         return outcome
 
     async def revoke_identity(
@@ -343,7 +343,7 @@ class Revocations:
             at=at,
             audit=self._audit("revocation.create", str(spiffe_id), actor),
         )
-        self._report(outcome, actor, reason)
+        self._report(outcome, actor, reason, "identity")
         return outcome
 
     async def revocations(self, *, after: str | None, limit: int) -> Sequence[Revocation]:
@@ -384,8 +384,8 @@ class Revocations:
                 "the authority cannot ban itself", remedy="revoke its certificate without a ban"
             )
 
-    def _report(self, outcome: RevocationOutcome, actor: Actor, reason: str) -> None:
-        self._events.emit(revoked(outcome, str(actor.spiffe_id), reason))
+    def _report(self, outcome: RevocationOutcome, actor: Actor, reason: str, scope: str) -> None:
+        self._events.emit(revoked(outcome, str(actor.spiffe_id), reason, scope))
 
 
 def _require_reason(reason: str) -> None:

@@ -140,6 +140,22 @@ def asks_second_operator(scope: Scope, count: int, *, above: int | None) -> bool
     return count > above or (isinstance(scope, PatternScope) and scope.whole_trust_domain)
 
 
+def scope_word(scope: Scope) -> str:
+    """Return what a scope is about, in one word for logs and metrics."""
+    return _WORDS[type(scope)]
+
+
+_WORDS: Mapping[type[Scope], str] = {
+    SerialScope: "certificate",
+    IdentityScope: "identity",
+    AgentScope: "agent",
+    JoinTokenScope: "join_token",
+    KeyScope: "key",
+    PatternScope: "pattern",
+    IssuerScope: "issuer",
+}
+
+
 def scope_value(scope: Scope) -> dict[str, Any]:
     """Render a scope as JSON; `scope_from_value` reads it."""
     match scope:

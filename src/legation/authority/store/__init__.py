@@ -28,6 +28,7 @@ from legation.authority.store.records import (
     AuthorityIdentity,
     BegunRevocation,
     CommittedEvent,
+    CurrentPart,
     EnrolledAgent,
     EventDraft,
     FeedPosition,
@@ -36,6 +37,7 @@ from legation.authority.store.records import (
     IssuerRecord,
     JoinTokenUse,
     KeyChange,
+    NewlyRevoked,
     OneTimeUse,
     Requester,
     RevokedRow,
@@ -43,6 +45,7 @@ from legation.authority.store.records import (
     StoredCRL,
     WrappedKey,
 )
+from legation.authority.store.recovery_protocol import Recovered, RecoveryStore
 from legation.authority.store.revocation_protocol import RevocationStore
 from legation.authority.store.signals import SignalStore
 
@@ -53,6 +56,7 @@ __all__ = [
     "BegunRevocation",
     "CRLStore",
     "CommittedEvent",
+    "CurrentPart",
     "Deliver",
     "DrillStore",
     "EnrolledAgent",
@@ -69,8 +73,11 @@ __all__ = [
     "IssuerStore",
     "JoinTokenUse",
     "KeyChange",
+    "NewlyRevoked",
     "OneTimeUse",
     "OperatorStore",
+    "Recovered",
+    "RecoveryStore",
     "Requester",
     "RetentionStore",
     "RevocationStore",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Protocol
 
+from legation.authority.model import RevocationOutcome
 from legation.authority.store.drills import DrillStore
 from legation.authority.store.issuer_protocol import IssuerStore
 from legation.authority.store.records import (
@@ -16,6 +17,7 @@ from legation.authority.store.records import (
     AuditEntry,
     AuthorityIdentity,
     CommittedEvent,
+    CurrentPart,
     EnrolledAgent,
     EventDraft,
     FeedPosition,
@@ -25,6 +27,7 @@ from legation.authority.store.records import (
     IssuerRecord,
     JoinToken,
     KeyChange,
+    NewlyRevoked,
     Operator,
     Requester,
     RevokedRow,
@@ -32,6 +35,7 @@ from legation.authority.store.records import (
     StoredCRL,
     WrappedKey,
 )
+from legation.authority.store.recovery_protocol import RecoveryStore
 from legation.authority.store.revocation_protocol import RevocationStore
 from legation.authority.store.signals import SignalStore
 from legation.errors import NotPermitted
@@ -117,8 +121,8 @@ class FeedStore(Protocol):
 
     async def position(self) -> FeedPosition: ...
 
-    async def current_events(self, revision: int, *, limit: int) -> Sequence[CommittedEvent]:
-        """Return the next of the newest events of every key, deletions included, by revision."""
+    async def current_part(self, revision: int, *, limit: int) -> CurrentPart | None:
+        """Return the next of the newest events of every key, by revision; None after the last."""
         ...
 
     async def events_after(self, revision: int, *, limit: int) -> Sequence[CommittedEvent]:
@@ -222,6 +226,16 @@ class CRLStore(Protocol):
         """Return what a list must name: revoked, and not expired before `unexpired_at`."""
         ...
 
+    async def newly_revoked(
+        self, issuer: str, shard: int, *, after: int, unexpired_at: datetime
+    ) -> NewlyRevoked | None:
+        """Return what a list lacks that names what was revoked up to the revision `after`.
+
+        None if something else than that may have changed, or it is much: the list has to be
+        made from `revoked`.
+        """
+        ...
+
     async def position(self) -> FeedPosition: ...
 
     async def unlisted(self) -> Set[tuple[str, int]]:
@@ -229,9 +243,12 @@ class CRLStore(Protocol):
         ...
 
     async def publish_crl(
-        self, crl: StoredCRL, draft: EventDraft, *, audit: AuditDraft
+        self, crl: StoredCRL, draft: EventDraft, *, audit: AuditDraft, in_full: bool = True
     ) -> CommittedEvent:
         """Record a list and its event.
+
+        If not `in_full`, only the number that it has used: what `crls` returns of the shard is
+        the list before, with that number, and whoever starts with it makes another.
 
         Raises:
             Conflict: a list with this number or a newer one is recorded already.
@@ -275,11 +292,27 @@ class OperatorStore(Protocol):
     async def operators(self) -> Sequence[Operator]: ...
     async def certify_operator(
         self, operator: Operator, certificate: Issuance, *, audit: AuditDraft
-    ) -> None:
+    ) -> RevocationOutcome | None:
         """Create or replace an operator together with its certificate.
+
+        One that was disabled is enabled, and what it held before is revoked.
+
+        Returns:
+            What was revoked; None for an operator that was not disabled.
 
         Raises:
             NotPermitted: the operator's identity or key is banned.
+        """
+        ...
+
+    async def renew_operator(
+        self, spiffe_id: str, certificate: Issuance, *, audit: AuditDraft
+    ) -> None:
+        """Record another certificate of an operator as it stands.
+
+        Raises:
+            NotAuthenticated: it is disabled.
+            NotPermitted: its identity or key is banned.
         """
         ...
 
@@ -341,6 +374,7 @@ class Store(
     IssuanceStore,
     EnrolmentStore,
     RevocationStore,
+    RecoveryStore,
     CRLStore,
     InventoryStore,
     OperatorStore,

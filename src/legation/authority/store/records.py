@@ -1,6 +1,6 @@
 """What the store takes and gives. Plain values: no SQL, no row, no connection."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from legation.authority.model import (
 from legation.authority.revoking.scopes import RevocationRequest
 from legation.pki.spiffe_id import SpiffeID, TrustDomain
 from legation.wire.feed.events import FeedEvent, Kind, SignedEvent
+from legation.wire.feed.revocation_page import PageRow
 
 __all__ = [
     "AuditDraft",
@@ -24,6 +25,7 @@ __all__ = [
     "AuthorityIdentity",
     "BegunRevocation",
     "CommittedEvent",
+    "CurrentPart",
     "EnrolledAgent",
     "EventDraft",
     "FeedPosition",
@@ -77,6 +79,21 @@ class CommittedEvent:
 
     event: FeedEvent
     signed: SignedEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentPart:
+    """Some of the newest events of every key, deletions included.
+
+    Attributes:
+        revision: of the last of them.
+        revocations: those that a page can hold; of a million only these few fields are read.
+        events: all others, by revision.
+    """
+
+    revision: int
+    revocations: Sequence[PageRow]
+    events: Sequence[CommittedEvent]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +200,21 @@ class RevokedRow:
     serial: int
     revoked_at: datetime
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewlyRevoked:
+    """What a shard's list lacks, if it lacks anything and nothing else has changed.
+
+    Attributes:
+        revision: of the feed when it was looked up.
+        rows: what was revoked since the list.
+        total: certificates that the next list names.
+    """
+
+    revision: int
+    rows: Sequence[RevokedRow]
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

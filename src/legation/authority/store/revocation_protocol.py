@@ -44,7 +44,8 @@ class RevocationStore(Protocol):
         """Return id, identity and requester of all that it would hit, and the newest records.
 
         Raises:
-            NotFound: the one certificate that it is about was never issued here.
+            NotFound: the one certificate that it is about was never issued here, or the join
+                token is unknown.
         """
         ...
 
@@ -118,7 +119,7 @@ class RevocationStore(Protocol):
 
         Raises:
             NotFound: the one certificate that it is about was never issued here.
-            Conflict: it is revoked for good.
+            Conflict: it is revoked for good; or a large hold is still under way.
         """
         ...
 

@@ -8,8 +8,9 @@ issuer without that would silently hide each other in OpenSSL and Envoy.
 from legation.pki.crl.building import build_crl, build_delta
 from legation.pki.crl.delta import DeltaList, changes
 from legation.pki.crl.entries import MAX_CRL_SIZE, REASONS, REMOVED, RevokedEntry
-from legation.pki.crl.gate import admit, admit_delta, check_successor
-from legation.pki.crl.reading import RevocationList, times_of
+from legation.pki.crl.gate import admit, admit_delta, admit_following, check_successor
+from legation.pki.crl.places import times_of
+from legation.pki.crl.reading import RevocationList
 
 __all__ = [
     "MAX_CRL_SIZE",
@@ -20,6 +21,7 @@ __all__ = [
     "RevokedEntry",
     "admit",
     "admit_delta",
+    "admit_following",
     "build_crl",
     "build_delta",
     "changes",

@@ -3,7 +3,8 @@
 Extensions, names and keys are rendered by `cryptography`; the frame and the lines are written
 here. Its builder renders all lines in one call that holds the interpreter lock, twice for the
 list and once more to read what was signed: a third of a second for a hundred thousand, in which
-an event loop in the same process stands still. Lines written one by one let it go on.
+an event loop in the same process stands still. Lines written one by one let it go on, and a list
+that only adds to the one before it takes that one's lines as they are.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from cryptography import x509
 from legation.errors import InvalidInput
 from legation.pki import der
 from legation.pki.crl.entries import REASONS, REMOVED, WHAT, RevokedEntry
+from legation.pki.crl.reading import RevocationList
 from legation.pki.issuance import Issuer, distribution_point
 from legation.pki.issuance.tbs import write_extension
 from legation.pki.keys import sign, signature_algorithm_der
@@ -37,6 +39,7 @@ def build_crl(
     next_update: datetime,
     shard_url: str | None = None,
     delta_url: str | None = None,
+    after: RevocationList | None = None,
 ) -> bytes:
     """Make and sign a list of revoked certificates that have not expired yet.
 
@@ -48,6 +51,7 @@ def build_crl(
         next_update: until when it may be used.
         shard_url: where it is published, if it covers only certificates that name this URL.
         delta_url: where a delta list that brings older ones up to this one is published.
+        after: a list whose lines come first, as they are; `entries` are what it lacks.
 
     Raises:
         InvalidInput: times out of order, an unknown reason, a number or serial out of range.
@@ -56,7 +60,8 @@ def build_crl(
     if delta_url is not None:
         own.append((x509.FreshestCRL([distribution_point(delta_url)]), False))
     extensions = _extensions(issuer, number, shard_url, own)
-    lines = _lines(entries, REASONS)
+    lines: list[bytes | memoryview] = [] if after is None else [after.lines]
+    lines.append(_lines(entries, REASONS))
     return _signed(issuer, (this_update, next_update), lines, extensions)
 
 
@@ -89,7 +94,7 @@ def build_delta(
         raise InvalidInput(f"a delta {WHAT} {number} cannot follow the list {base_number}")
     own = [(x509.DeltaCRLIndicator(base_number), True)]
     extensions = _extensions(issuer, number, shard_url, own)
-    lines = _lines(entries, REASONS | {REMOVED})
+    lines = [_lines(entries, REASONS | {REMOVED})]
     return _signed(issuer, (this_update, next_update), lines, extensions)
 
 
@@ -126,30 +131,35 @@ def _issuing_distribution_point(url: str) -> x509.IssuingDistributionPoint:
 
 
 def _signed(
-    issuer: Issuer, times: tuple[datetime, datetime], lines: bytes, extensions: bytes
+    issuer: Issuer,
+    times: tuple[datetime, datetime],
+    lines: Sequence[bytes | memoryview],
+    extensions: bytes,
 ) -> bytes:
     this_update = whole_seconds(times[0], "this_update")
     next_update = whole_seconds(times[1], "next_update")
     if next_update <= this_update:
         raise InvalidInput("a revocation list must end after it begins")
     algorithm = signature_algorithm_der(issuer.private_key.public_key())
-    tbs = der.encode(
-        der.SEQUENCE,
-        b"".join(
-            (
-                _VERSION_2,
-                algorithm,
-                issuer.name.public_bytes(),
-                _time(this_update),
-                _time(next_update),
-                # RFC 5280, section 5.1.2.6: absent when nothing is revoked.
-                der.encode(der.SEQUENCE, lines) if lines else b"",
-                der.encode(_EXTENSIONS, der.encode(der.SEQUENCE, extensions)),
-            )
-        ),
+    size = sum(map(len, lines))
+    tbs = _sequence(
+        _VERSION_2,
+        algorithm,
+        issuer.name.public_bytes(),
+        _time(this_update),
+        _time(next_update),
+        # RFC 5280, section 5.1.2.6: absent when nothing is revoked.
+        der.header(der.SEQUENCE, size) if size else b"",
+        *lines,
+        der.encode(_EXTENSIONS, der.encode(der.SEQUENCE, extensions)),
     )
     signature = sign(issuer.private_key, tbs)
-    return der.encode(der.SEQUENCE, b"".join((tbs, algorithm, der.bit_string(signature))))
+    return _sequence(tbs, algorithm, der.bit_string(signature))
+
+
+def _sequence(*parts: bytes | memoryview) -> bytes:
+    """Render a SEQUENCE with one copy of what is in it, which may be megabytes."""
+    return b"".join((der.header(der.SEQUENCE, sum(map(len, parts))), *parts))
 
 
 def _lines(entries: Iterable[RevokedEntry], reasons: frozenset[str]) -> bytes:

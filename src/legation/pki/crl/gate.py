@@ -8,11 +8,15 @@ by the reader that verifiers use, and are held against everything known of them,
 2. the issuer has signed them, and may;
 3. they count now: begun, not over, the end after the beginning;
 4. their scope is the one that certificates name;
-5. they follow what was published before: a higher number, not an older beginning;
+5. they follow what was published before: a higher number, and not an older beginning unless what
+   was published begins in the future;
 6. they name whom they should and why, no more and no less.
+
+A list that adds to the one before it has that one's lines, byte for byte, which came through here;
+so it is read, in the same order, for what it adds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from cryptography import x509
@@ -47,12 +51,36 @@ def admit(
         InvalidInput, VerificationError, Conflict: it must not be published.
     """
     new = RevocationList.from_der(der)  # (1)
-    check_successor(previous, new, issuer_certificate, at)  # (2), (3), (5)
-    if new.scope != (() if shard_url is None else (shard_url,)):  # (4)
-        raise Conflict(f"the new {WHAT} covers {new.shard_url!a}, not {shard_url!a}")
-    told = [(entry.serial, entry.reason) for entry in new.read_entries()]  # (6)
-    if len(told) != len(entries) or dict(told) != _reasons(entries):
-        raise Conflict(f"the new {WHAT} says something else than it should")
+    _check_whole(new, issuer_certificate, previous=previous, shard_url=shard_url, at=at)
+    _require_told(((entry.serial, entry.reason) for entry in new.read_entries()), entries)  # (6)
+    return new
+
+
+def admit_following(
+    der: bytes,
+    issuer_certificate: x509.Certificate,
+    *,
+    previous: RevocationList,
+    shard_url: str | None,
+    added: Mapping[int, RevokedEntry],
+    at: datetime,
+) -> RevocationList:
+    """Hold a list against the gate that has all lines of the one before, and others behind them.
+
+    Args:
+        der: what is to be published.
+        issuer_certificate: of who has to have signed it.
+        previous: the list that it follows.
+        shard_url: the URL that certificates of its shard name; None for the whole issuer.
+        added: what it has to say besides, by serial number.
+        at: the moment of publication.
+
+    Raises:
+        InvalidInput, VerificationError, Conflict: it must not be published.
+    """
+    new, told = RevocationList.following(der, previous)  # (1)
+    _check_whole(new, issuer_certificate, previous=previous, shard_url=shard_url, at=at)
+    _require_told(((entry.serial, entry.reason) for entry in told), added)  # (6)
     return new
 
 
@@ -110,8 +138,28 @@ def check_successor(
         raise Conflict(f"the new {WHAT} covers other certificates than the previous one")
     if new.number <= previous.number:
         raise Conflict(f"the {WHAT} number {new.number} does not follow {previous.number}")
-    if new.this_update < previous.this_update:
+    # One from the future, of a clock that was ahead, would else forbid every other until then.
+    if new.this_update < previous.this_update <= at:
         raise Conflict(f"the new {WHAT} is older than the previous one")
+
+
+def _check_whole(
+    new: RevocationList,
+    issuer_certificate: x509.Certificate,
+    *,
+    previous: RevocationList | None,
+    shard_url: str | None,
+    at: datetime,
+) -> None:
+    check_successor(previous, new, issuer_certificate, at)  # (2), (3), (5)
+    if new.scope != (() if shard_url is None else (shard_url,)):  # (4)
+        raise Conflict(f"the new {WHAT} covers {new.shard_url!a}, not {shard_url!a}")
+
+
+def _require_told(lines: Iterable[tuple[int, str]], entries: Mapping[int, RevokedEntry]) -> None:
+    told = list(lines)
+    if len(told) != len(entries) or dict(told) != _reasons(entries):
+        raise Conflict(f"the new {WHAT} says something else than it should")
 
 
 def _check_itself(new: SignedList, issuer_certificate: x509.Certificate, at: datetime) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import ClassVar, Final, Self, cast
 
@@ -12,10 +12,9 @@ from legation.causes import Cause, Failure
 from legation.errors import InvalidInput, LimitExceeded, VerificationError
 from legation.pki import der as der_encoding
 from legation.pki.crl.entries import MAX_CRL_SIZE, REMOVED, WHAT, RevokedEntry
+from legation.pki.crl.places import Places
 from legation.pki.keys import PublicKey, algorithm_of, key_fingerprint, verify_with
 from legation.pki.parts import UNREADABLE, first_line
-
-_NEXT_UPDATE: Final = 4  # after version, signature, issuer and thisUpdate
 
 
 class SignedList:
@@ -33,8 +32,10 @@ class SignedList:
 
     _IS_DELTA: ClassVar = False
 
-    def __init__(self, crl: x509.CertificateRevocationList, der: bytes) -> None:
+    def __init__(self, crl: x509.CertificateRevocationList, der: bytes, *, unread: int = 0) -> None:
+        """Take `der` as it was read into `crl`, but for so many lines."""
         self._crl = crl
+        self._unread = unread
         self.der = der
         self.issuer_name = crl.issuer
         extensions = _Extensions.of(crl)
@@ -66,11 +67,15 @@ class SignedList:
                 unknown critical extension, or without number, authority key identifier or
                 next update.
         """
-        if len(data) > MAX_CRL_SIZE:
-            raise LimitExceeded(f"a {WHAT} has at most {MAX_CRL_SIZE} bytes, this one {len(data)}")
+        return cls._read(data, der=data)
+
+    @classmethod
+    def _read(cls, data: bytes, *, der: bytes, unread: int = 0) -> Self:
+        if len(der) > MAX_CRL_SIZE:
+            raise LimitExceeded(f"a {WHAT} has at most {MAX_CRL_SIZE} bytes, this one {len(der)}")
         der_encoding.require_exact(data, what=WHAT)
         try:
-            return cls(x509.load_der_x509_crl(data), data)
+            return cls(x509.load_der_x509_crl(data), der, unread=unread)
         except InvalidInput:
             raise
         except UNREADABLE as error:
@@ -95,14 +100,26 @@ class SignedList:
         """
         return {entry.serial: entry for entry in self.read_entries()}
 
+    @property
+    def count(self) -> int:
+        """How many lines there are; none of them is read."""
+        return self._unread + len(self._crl)
+
+    @property
+    def lines(self) -> memoryview:
+        """The lines as they stand there, DER."""
+        places = Places.of(self.der)
+        return memoryview(self.der)[places.lines : places.lines_end]
+
     def read_entries(self) -> Iterator[RevokedEntry]:
         """Read the lines once, in their order, and keep none of them.
 
         Raises:
             InvalidInput: as `entries`.
         """
+        crl = x509.load_der_x509_crl(self.der) if self._unread else self._crl
         try:
-            for revoked in self._crl:
+            for revoked in crl:
                 yield _entry(revoked, removals=self._IS_DELTA)
         except UNREADABLE as error:
             raise InvalidInput(f"the {WHAT} has a bad entry: {first_line(error)}") from None
@@ -147,6 +164,29 @@ class RevocationList(SignedList):
     Its signature is checked by `verify_signature`, and by everything in
     `legation.pki.verification` that uses it.
     """
+
+    @classmethod
+    def following(cls, data: bytes, before: Self) -> tuple[Self, list[RevokedEntry]]:
+        """Read a list that has the lines of `before` and then others; only those are looked at.
+
+        What is left without the lines of `before` is a list as well, but for its signature, and
+        goes through the same reader. It takes no longer for a list of a million.
+
+        Returns:
+            The list, and the lines that it adds.
+
+        Raises:
+            LimitExceeded, InvalidInput: as `from_der`; or it does not begin with those lines.
+        """
+        der_encoding.require_exact(data, what=WHAT)
+        places, lines = Places.of(data), before.lines
+        begin = places.lines + len(lines)
+        if begin > places.lines_end or not data.startswith(lines, places.lines):
+            raise InvalidInput(f"the {WHAT} does not begin with the lines of the one before it")
+        rest = places.with_lines(data, data[begin : places.lines_end])
+        new = cls._read(rest, der=data)
+        added = list(new.read_entries())
+        return cls._read(rest, der=data, unread=before.count), added
 
     @property
     def delta_url(self) -> str | None:
@@ -206,32 +246,6 @@ class RevocationList(SignedList):
         failures = self.failures(certificate, at)
         if failures:
             raise VerificationError(failures)
-
-
-def times_of(der: bytes) -> tuple[datetime, datetime]:
-    """Return thisUpdate and nextUpdate of a list of ours, without reading the rest of it.
-
-    Raises:
-        InvalidInput: it does not begin as one.
-    """
-    _, start, end = der_encoding.read(der, 0, len(der))
-    _, at, end = der_encoding.read(der, start, end)
-    parts: list[tuple[int, int, int]] = []
-    while len(parts) < _NEXT_UPDATE + 1:
-        parts.append(der_encoding.read(der, at, end))
-        at = parts[-1][2]
-    return _moment(der, parts[_NEXT_UPDATE - 1]), _moment(der, parts[_NEXT_UPDATE])
-
-
-def _moment(der: bytes, part: tuple[int, int, int]) -> datetime:
-    tag, start, end = part
-    text = der[start:end].decode("ascii", "replace")
-    # RFC 5280, section 4.1.2.5.1: two digits of a year from 50 on are of the last century.
-    century = "" if tag == der_encoding.GENERALIZED_TIME else "19" if text[:1] >= "5" else "20"
-    try:
-        return datetime.strptime(century + text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        raise InvalidInput(f"the {WHAT} has no readable times") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ import grpc.aio
 from legation.sdk.integrations.forwarding import Entrance
 
 
-class ForwardedChannel(grpc.Channel):  # type: ignore[misc]
-    """A channel over mutual TLS. Made by `legation.sdk.integrations.grpc.secure_channel`."""
+class _Forwarded:
+    """What channels of either kind do alike."""
 
-    def __init__(self, channel: grpc.Channel, entrance: Entrance) -> None:
+    def __init__(self, channel: Any, entrance: Entrance) -> None:
         """Take over both, to be closed together."""
         self._channel = channel
         self._entrance = entrance
@@ -22,6 +22,26 @@ class ForwardedChannel(grpc.Channel):  # type: ignore[misc]
     def refused(self) -> Exception | None:
         """Why the last attempt to connect failed, where calls say UNAVAILABLE; else None."""
         return self._entrance.refused
+
+    def unary_unary(self, *args: Any, **options: Any) -> Any:
+        """As gRPC's own `Channel.unary_unary`."""
+        return self._channel.unary_unary(*args, **options)
+
+    def unary_stream(self, *args: Any, **options: Any) -> Any:
+        """As gRPC's own `Channel.unary_stream`."""
+        return self._channel.unary_stream(*args, **options)
+
+    def stream_unary(self, *args: Any, **options: Any) -> Any:
+        """As gRPC's own `Channel.stream_unary`."""
+        return self._channel.stream_unary(*args, **options)
+
+    def stream_stream(self, *args: Any, **options: Any) -> Any:
+        """As gRPC's own `Channel.stream_stream`."""
+        return self._channel.stream_stream(*args, **options)
+
+
+class ForwardedChannel(_Forwarded, grpc.Channel):  # type: ignore[misc]
+    """A channel over mutual TLS. Made by `legation.sdk.integrations.grpc.secure_channel`."""
 
     def subscribe(
         self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False
@@ -32,22 +52,6 @@ class ForwardedChannel(grpc.Channel):  # type: ignore[misc]
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         """As `grpc.Channel.unsubscribe`."""
         self._channel.unsubscribe(callback)
-
-    def unary_unary(self, *args: Any, **options: Any) -> Any:
-        """As `grpc.Channel.unary_unary`."""
-        return self._channel.unary_unary(*args, **options)
-
-    def unary_stream(self, *args: Any, **options: Any) -> Any:
-        """As `grpc.Channel.unary_stream`."""
-        return self._channel.unary_stream(*args, **options)
-
-    def stream_unary(self, *args: Any, **options: Any) -> Any:
-        """As `grpc.Channel.stream_unary`."""
-        return self._channel.stream_unary(*args, **options)
-
-    def stream_stream(self, *args: Any, **options: Any) -> Any:
-        """As `grpc.Channel.stream_stream`."""
-        return self._channel.stream_stream(*args, **options)
 
     def close(self) -> None:
         """End all calls, and the connection."""
@@ -66,18 +70,8 @@ class ForwardedChannel(grpc.Channel):  # type: ignore[misc]
         self.close()
 
 
-class ForwardedAioChannel(grpc.aio.Channel):  # type: ignore[misc]
+class ForwardedAioChannel(_Forwarded, grpc.aio.Channel):  # type: ignore[misc]
     """The same of `grpc.aio`. Made by `legation.sdk.integrations.grpc.secure_aio_channel`."""
-
-    def __init__(self, channel: grpc.aio.Channel, entrance: Entrance) -> None:
-        """Take over both, to be closed together."""
-        self._channel = channel
-        self._entrance = entrance
-
-    @property
-    def refused(self) -> Exception | None:
-        """Why the last attempt to connect failed, where calls say UNAVAILABLE; else None."""
-        return self._entrance.refused
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """As `grpc.aio.Channel.get_state`."""
@@ -90,22 +84,6 @@ class ForwardedAioChannel(grpc.aio.Channel):  # type: ignore[misc]
     async def channel_ready(self) -> None:
         """As `grpc.aio.Channel.channel_ready`."""
         await self._channel.channel_ready()
-
-    def unary_unary(self, *args: Any, **options: Any) -> Any:
-        """As `grpc.aio.Channel.unary_unary`."""
-        return self._channel.unary_unary(*args, **options)
-
-    def unary_stream(self, *args: Any, **options: Any) -> Any:
-        """As `grpc.aio.Channel.unary_stream`."""
-        return self._channel.unary_stream(*args, **options)
-
-    def stream_unary(self, *args: Any, **options: Any) -> Any:
-        """As `grpc.aio.Channel.stream_unary`."""
-        return self._channel.stream_unary(*args, **options)
-
-    def stream_stream(self, *args: Any, **options: Any) -> Any:
-        """As `grpc.aio.Channel.stream_stream`."""
-        return self._channel.stream_stream(*args, **options)
 
     async def close(self, grace: float | None = None) -> None:
         """End all calls, after so many seconds, and the connection."""

@@ -13,6 +13,9 @@ from legation.wire.feed.events import (
     open_event,
     signed_by_any,
 )
+from legation.wire.feed.key_ban import KeyBan
+from legation.wire.feed.revocation_page import PageRow, RevocationPage, open_page
+from legation.wire.feed.revocations import Revocations
 from legation.wire.feed.state import FeedState
 from legation.wire.feed.values import (
     Ban,
@@ -32,13 +35,18 @@ __all__ = [
     "FeedSigner",
     "FeedState",
     "IssuerName",
+    "KeyBan",
     "Kind",
+    "PageRow",
     "PublishedCRL",
     "Revocation",
+    "RevocationPage",
+    "Revocations",
     "RotationOrder",
     "SignedEvent",
     "TLSMode",
     "WorkloadEntry",
     "open_event",
+    "open_page",
     "signed_by_any",
 ]

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     CRL = "crl"  # "<issuer key id, hexadecimal>/<shard>"
     ROTATION = "rotation"  # id of the order
     STALENESS = "staleness"  # name of a staleness policy
+    KEY_BAN = "key_ban"  # SHA-256 of a SubjectPublicKeyInfo, lower-case hexadecimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """The fold: what a reader of the feed knows at a revision."""
 
-import heapq
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Final
@@ -11,6 +10,8 @@ from legation.pki.bundle import TrustBundle
 from legation.pki.spiffe_id import SpiffeID
 from legation.policy import AuthorizationPolicy, StalenessPolicy
 from legation.wire.feed.events import FeedEvent, Kind
+from legation.wire.feed.key_ban import KeyBan
+from legation.wire.feed.revocations import Revocations
 from legation.wire.feed.values import (
     Ban,
     PublishedCRL,
@@ -37,17 +38,14 @@ class FeedState:
         self.bundles: dict[str, TrustBundle] = {}
         self.entries: dict[str, WorkloadEntry] = {}
         self.policies: dict[str, AuthorizationPolicy] = {}
-        self.revocations: dict[int, Revocation] = {}
+        self.revocations = Revocations()
         # Those of issuers' certificates, by the name that is refused as an issuer's.
         self.revoked_issuers: dict[str, Revocation] = {}
         self.bans: dict[str, Ban] = {}
         self.crls: dict[str, PublishedCRL] = {}
         self.rotations: dict[str, RotationOrder] = {}
         self.staleness: dict[str, StalenessPolicy] = {}
-        # Serial numbers by the end of their certificate, and those ends as a heap: what is over
-        # is found without a look at what is not.
-        self._ending: dict[datetime, list[int]] = {}
-        self._ends: list[datetime] = []
+        self.key_bans: dict[str, KeyBan] = {}
 
     def apply(self, event: FeedEvent) -> None:
         """Fold one event.
@@ -70,7 +68,12 @@ class FeedState:
         self.revision = max(self.revision, event.revision)
 
     def refusal(
-        self, *, serial: int, spiffe_id: SpiffeID | str, issuer_name: str = ""
+        self,
+        *,
+        serial: int,
+        spiffe_id: SpiffeID | str,
+        issuer_name: str = "",
+        is_open: bool = False,
     ) -> Cause | None:
         """Return why a peer that shows this certificate is refused, or None.
 
@@ -78,21 +81,22 @@ class FeedState:
             serial: of the certificate.
             spiffe_id: whose it is.
             issuer_name: whom it names as its issuer (RFC 4514); empty where nobody looks at it.
+            is_open: whether its connection is open already. An issuer that was only superseded
+                has signed nothing that would have to end.
         """
-        if serial in self.revocations or issuer_name in self.revoked_issuers:
+        issuer = self.revoked_issuers.get(issuer_name)
+        issuer_counts = issuer is not None and (issuer.ends_connections or not is_open)
+        if serial in self.revocations or issuer_counts:
             return Cause.CERTIFICATE_REVOKED
         if str(spiffe_id) in self.bans:
             return Cause.IDENTITY_BANNED
         return None
 
-    def keep(self, serial: int, revocation: Revocation) -> None:
-        """Refuse the certificate with this serial number until it has expired."""
+    def refuse(self, serial: int, revocation: Revocation) -> None:
+        """Refuse the certificate with this serial number, and what it has signed, if anything."""
         self.revocations[serial] = revocation
-        ending = self._ending.get(revocation.expires_at)
-        if ending is None:
-            ending = self._ending[revocation.expires_at] = []
-            heapq.heappush(self._ends, revocation.expires_at)
-        ending.append(serial)
+        if revocation.signs_as is not None:
+            self.revoked_issuers[revocation.signs_as.name] = revocation
 
     def forget_expired(self, at: datetime, *, most: int = MOST_FORGOTTEN) -> list[int]:
         """Drop what is over before `at`; return the serial numbers that are refused no more.
@@ -101,19 +105,7 @@ class FeedState:
         revoked of ends in the same minute. Rotation orders go as well that no certificate is
         old enough for any more.
         """
-        forgotten: list[int] = []
-        while self._ends and self._ends[0] < at and len(forgotten) < most:
-            end = self._ends[0]
-            ending = self._ending[end]
-            while ending and len(forgotten) < most:
-                serial = ending.pop()
-                held = self.revocations.get(serial)
-                # Released from hold, or listed twice since it was on hold before.
-                if held is not None and held.expires_at == end:
-                    del self.revocations[serial]
-                    forgotten.append(serial)
-            if not ending:
-                del self._ending[heapq.heappop(self._ends)]
+        forgotten = self.revocations.forget_expired(at, most=most)
         for key in [key for key, order in self.rotations.items() if order.expires_at < at]:
             del self.rotations[key]
         # An issuer is never on hold, so its end is all that takes it out.
@@ -136,10 +128,7 @@ class FeedState:
         self.policies[key] = AuthorizationPolicy.from_document(value)
 
     def _set_revocation(self, key: str, value: Mapping[str, Any]) -> None:
-        revocation = Revocation.from_value(value)
-        self.keep(int(key, 16), revocation)
-        if revocation.signs_as is not None:
-            self.revoked_issuers[revocation.signs_as.name] = revocation
+        self.refuse(int(key, 16), Revocation.from_value(value))
 
     def _set_ban(self, key: str, value: Mapping[str, Any]) -> None:
         self.bans[key] = Ban.from_value(value)
@@ -149,6 +138,9 @@ class FeedState:
 
     def _set_staleness(self, key: str, value: Mapping[str, Any]) -> None:
         self.staleness[key] = StalenessPolicy.from_document(value)
+
+    def _set_key_ban(self, key: str, value: Mapping[str, Any]) -> None:
+        self.key_bans[key] = KeyBan.from_value(value)
 
     def _set_rotation(self, key: str, value: Mapping[str, Any]) -> None:
         self.rotations[key] = RotationOrder.from_value(value)
@@ -165,4 +157,5 @@ class FeedState:
         Kind.CRL: (_set_crl, lambda state, key: state.crls.pop(key, None)),
         Kind.ROTATION: (_set_rotation, lambda state, key: state.rotations.pop(key, None)),
         Kind.STALENESS: (_set_staleness, lambda state, key: state.staleness.pop(key, None)),
+        Kind.KEY_BAN: (_set_key_ban, lambda state, key: state.key_bans.pop(key, None)),
     }

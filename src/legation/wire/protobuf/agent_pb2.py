@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"legation/wire/protobuf/agent.proto\x12\x11legation.agent.v1\";\n\x0cIssueRequest\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.legation.agent.v1.IssueItem\"*\n\tIssueItem\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"@\n\rIssueResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.legation.agent.v1.IssueResult\"\x83\x01\n\x0bIssueResult\x12:\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32#.legation.agent.v1.CertificateChainH\x00\x12-\n\x07problem\x18\x02 \x01(\x0b\x32\x1a.legation.agent.v1.ProblemH\x00\x42\t\n\x07outcome\"(\n\x10\x43\x65rtificateChain\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\"8\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"U\n\x0fIssueJWTRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\x12\x1e\n\x16\x63\x65rtificate_thumbprint\x18\x03 \x01(\t\"8\n\x10IssueJWTResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x02 \x01(\x03\" \n\x11RenewAgentRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"a\n\x12RenewAgentResponse\x12\x38\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32#.legation.agent.v1.CertificateChain\x12\x11\n\tfeed_keys\x18\x02 \x03(\x0c\"\x12\n\x10\x43hallengeRequest\"\"\n\x11\x43hallengeResponse\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"Y\n\x13RenewExpiredRequest\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"$\n\x11SupersededRequest\x12\x0f\n\x07serials\x18\x01 \x03(\t\"&\n\x12SupersededResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"!\n\x0eStaplesRequest\x12\x0f\n\x07serials\x18\x01 \x03(\t\"C\n\x0fStaplesResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.legation.agent.v1.StapleResult\"\\\n\x0cStapleResult\x12\x12\n\x08response\x18\x01 \x01(\x0cH\x00\x12-\n\x07problem\x18\x02 \x01(\x0b\x32\x1a.legation.agent.v1.ProblemH\x00\x42\t\n\x07outcome\"\xcb\x02\n\x0bSyncRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.legation.agent.v1.HelloH\x00\x12=\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\".legation.agent.v1.AcknowledgementH\x00\x12-\n\x07reports\x18\x03 \x01(\x0b\x32\x1a.legation.agent.v1.ReportsH\x00\x12\x38\n\x08rotation\x18\x04 \x01(\x0b\x32$.legation.agent.v1.RotationStatementH\x00\x12\x31\n\tsightings\x18\x05 \x01(\x0b\x32\x1c.legation.agent.v1.SightingsH\x00\x12+\n\x06places\x18\x06 \x01(\x0b\x32\x19.legation.agent.v1.PlacesH\x00\x42\t\n\x07message\"M\n\x05Hello\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x65\x64_id\x18\x03 \x01(\t\x12\x10\n\x08instance\x18\x04 \x01(\x0c\"X\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x33\n\x06points\x18\x02 \x03(\x0b\x32#.legation.agent.v1.EnforcementPoint\"\x8d\x01\n\x10\x45nforcementPoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x15\n\rapplied_at_ms\x18\x05 \x01(\x03\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12\r\n\x05notes\x18\x07 \x03(\t\"7\n\x07Reports\x12,\n\x08refusals\x18\x01 \x03(\x0b\x32\x1a.legation.agent.v1.Refusal\"a\n\x07Refusal\x12\r\n\x05point\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\x12\x0b\n\x03raw\x18\x06 \x01(\t\"M\n\tSightings\x12.\n\tsightings\x18\x01 \x03(\x0b\x32\x1b.legation.agent.v1.Sighting\x12\x10\n\x08overflow\x18\x02 \x01(\x04\"\xa2\x01\n\x08Sighting\x12\r\n\x05point\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\x12\r\n\x05\x63ount\x18\x07 \x01(\x04\x12\x14\n\x0c\x66irst_ms_ago\x18\x08 \x01(\x04\x12\x13\n\x0blast_ms_ago\x18\t \x01(\x04\"\x1b\n\x06Places\x12\x11\n\taddresses\x18\x01 \x03(\t\"s\n\x11RotationStatement\x12,\n\x08in_force\x18\x01 \x03(\x0b\x32\x1a.legation.agent.v1.InForce\x12\x30\n\x06orders\x18\x02 \x03(\x0b\x32 .legation.agent.v1.OrderProgress\"~\n\x07InForce\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05point\x18\x02 \x01(\t\x12\x15\n\rserial_issued\x18\x03 \x01(\t\x12\x17\n\x0fserial_in_force\x18\x04 \x01(\t\x12\x10\n\x08since_ms\x18\x05 \x01(\x03\x12\x0f\n\x07problem\x18\x06 \x01(\t\".\n\rOrderProgress\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tremaining\x18\x02 \x01(\x04\"y\n\x0cSyncResponse\x12+\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x19.legation.agent.v1.EventsH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.legation.agent.v1.HeartbeatH\x00\x42\t\n\x07message\"y\n\x06\x45vents\x12\x0f\n\x07\x66\x65\x65\x64_id\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12(\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x18.legation.agent.v1.Event\"(\n\x05\x45vent\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"C\n\tHeartbeat\x12\x0e\n\x06now_ms\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x14\n\x0c\x61\x63knowledged\x18\x03 \x01(\x04\x32[\n\x0c\x41gentService\x12K\n\x04Sync\x12\x1e.legation.agent.v1.SyncRequest\x1a\x1f.legation.agent.v1.SyncResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"legation/wire/protobuf/agent.proto\x12\x11legation.agent.v1\";\n\x0cIssueRequest\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.legation.agent.v1.IssueItem\"*\n\tIssueItem\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"@\n\rIssueResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.legation.agent.v1.IssueResult\"\x83\x01\n\x0bIssueResult\x12:\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32#.legation.agent.v1.CertificateChainH\x00\x12-\n\x07problem\x18\x02 \x01(\x0b\x32\x1a.legation.agent.v1.ProblemH\x00\x42\t\n\x07outcome\"(\n\x10\x43\x65rtificateChain\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\"8\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"U\n\x0fIssueJWTRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\x12\x1e\n\x16\x63\x65rtificate_thumbprint\x18\x03 \x01(\t\"8\n\x10IssueJWTResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x02 \x01(\x03\" \n\x11RenewAgentRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"a\n\x12RenewAgentResponse\x12\x38\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32#.legation.agent.v1.CertificateChain\x12\x11\n\tfeed_keys\x18\x02 \x03(\x0c\"\x12\n\x10\x43hallengeRequest\"\"\n\x11\x43hallengeResponse\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"Y\n\x13RenewExpiredRequest\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"$\n\x11SupersededRequest\x12\x0f\n\x07serials\x18\x01 \x03(\t\"&\n\x12SupersededResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"!\n\x0eStaplesRequest\x12\x0f\n\x07serials\x18\x01 \x03(\t\"C\n\x0fStaplesResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.legation.agent.v1.StapleResult\"\\\n\x0cStapleResult\x12\x12\n\x08response\x18\x01 \x01(\x0cH\x00\x12-\n\x07problem\x18\x02 \x01(\x0b\x32\x1a.legation.agent.v1.ProblemH\x00\x42\t\n\x07outcome\" \n\x0cKeptResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x04\"\xf6\x02\n\x0bSyncRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.legation.agent.v1.HelloH\x00\x12=\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\".legation.agent.v1.AcknowledgementH\x00\x12-\n\x07reports\x18\x03 \x01(\x0b\x32\x1a.legation.agent.v1.ReportsH\x00\x12\x38\n\x08rotation\x18\x04 \x01(\x0b\x32$.legation.agent.v1.RotationStatementH\x00\x12\x31\n\tsightings\x18\x05 \x01(\x0b\x32\x1c.legation.agent.v1.SightingsH\x00\x12+\n\x06places\x18\x06 \x01(\x0b\x32\x19.legation.agent.v1.PlacesH\x00\x12)\n\x05\x61live\x18\x07 \x01(\x0b\x32\x18.legation.agent.v1.AliveH\x00\x42\t\n\x07message\"\x07\n\x05\x41live\"M\n\x05Hello\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x65\x64_id\x18\x03 \x01(\t\x12\x10\n\x08instance\x18\x04 \x01(\x0c\"X\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x33\n\x06points\x18\x02 \x03(\x0b\x32#.legation.agent.v1.EnforcementPoint\"\x8d\x01\n\x10\x45nforcementPoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x15\n\rapplied_at_ms\x18\x05 \x01(\x03\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12\r\n\x05notes\x18\x07 \x03(\t\"7\n\x07Reports\x12,\n\x08refusals\x18\x01 \x03(\x0b\x32\x1a.legation.agent.v1.Refusal\"a\n\x07Refusal\x12\r\n\x05point\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\x12\x0b\n\x03raw\x18\x06 \x01(\t\"M\n\tSightings\x12.\n\tsightings\x18\x01 \x03(\x0b\x32\x1b.legation.agent.v1.Sighting\x12\x10\n\x08overflow\x18\x02 \x01(\x04\"\xa2\x01\n\x08Sighting\x12\r\n\x05point\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\x12\r\n\x05\x63ount\x18\x07 \x01(\x04\x12\x14\n\x0c\x66irst_ms_ago\x18\x08 \x01(\x04\x12\x13\n\x0blast_ms_ago\x18\t \x01(\x04\"\x1b\n\x06Places\x12\x11\n\taddresses\x18\x01 \x03(\t\"s\n\x11RotationStatement\x12,\n\x08in_force\x18\x01 \x03(\x0b\x32\x1a.legation.agent.v1.InForce\x12\x30\n\x06orders\x18\x02 \x03(\x0b\x32 .legation.agent.v1.OrderProgress\"~\n\x07InForce\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05point\x18\x02 \x01(\t\x12\x15\n\rserial_issued\x18\x03 \x01(\t\x12\x17\n\x0fserial_in_force\x18\x04 \x01(\t\x12\x10\n\x08since_ms\x18\x05 \x01(\x03\x12\x0f\n\x07problem\x18\x06 \x01(\t\".\n\rOrderProgress\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tremaining\x18\x02 \x01(\x04\"\xa8\x01\n\x0cSyncResponse\x12+\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x19.legation.agent.v1.EventsH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.legation.agent.v1.HeartbeatH\x00\x12-\n\x07problem\x18\x03 \x01(\x0b\x32\x1a.legation.agent.v1.ProblemH\x00\x42\t\n\x07message\"\xab\x01\n\x06\x45vents\x12\x0f\n\x07\x66\x65\x65\x64_id\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12(\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x18.legation.agent.v1.Event\x12\x30\n\x05pages\x18\x06 \x03(\x0b\x32!.legation.agent.v1.RevocationPage\"(\n\x05\x45vent\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"5\n\x0eRevocationPage\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"C\n\tHeartbeat\x12\x0e\n\x06now_ms\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x14\n\x0c\x61\x63knowledged\x18\x03 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -67,38 +67,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STAPLESRESPONSE']._serialized_end=1067
   _globals['_STAPLERESULT']._serialized_start=1069
   _globals['_STAPLERESULT']._serialized_end=1161
-  _globals['_SYNCREQUEST']._serialized_start=1164
-  _globals['_SYNCREQUEST']._serialized_end=1495
-  _globals['_HELLO']._serialized_start=1497
-  _globals['_HELLO']._serialized_end=1574
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=1576
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=1664
-  _globals['_ENFORCEMENTPOINT']._serialized_start=1667
-  _globals['_ENFORCEMENTPOINT']._serialized_end=1808
-  _globals['_REPORTS']._serialized_start=1810
-  _globals['_REPORTS']._serialized_end=1865
-  _globals['_REFUSAL']._serialized_start=1867
-  _globals['_REFUSAL']._serialized_end=1964
-  _globals['_SIGHTINGS']._serialized_start=1966
-  _globals['_SIGHTINGS']._serialized_end=2043
-  _globals['_SIGHTING']._serialized_start=2046
-  _globals['_SIGHTING']._serialized_end=2208
-  _globals['_PLACES']._serialized_start=2210
-  _globals['_PLACES']._serialized_end=2237
-  _globals['_ROTATIONSTATEMENT']._serialized_start=2239
-  _globals['_ROTATIONSTATEMENT']._serialized_end=2354
-  _globals['_INFORCE']._serialized_start=2356
-  _globals['_INFORCE']._serialized_end=2482
-  _globals['_ORDERPROGRESS']._serialized_start=2484
-  _globals['_ORDERPROGRESS']._serialized_end=2530
-  _globals['_SYNCRESPONSE']._serialized_start=2532
-  _globals['_SYNCRESPONSE']._serialized_end=2653
-  _globals['_EVENTS']._serialized_start=2655
-  _globals['_EVENTS']._serialized_end=2776
-  _globals['_EVENT']._serialized_start=2778
-  _globals['_EVENT']._serialized_end=2818
-  _globals['_HEARTBEAT']._serialized_start=2820
-  _globals['_HEARTBEAT']._serialized_end=2887
-  _globals['_AGENTSERVICE']._serialized_start=2889
-  _globals['_AGENTSERVICE']._serialized_end=2980
+  _globals['_KEPTRESPONSE']._serialized_start=1163
+  _globals['_KEPTRESPONSE']._serialized_end=1195
+  _globals['_SYNCREQUEST']._serialized_start=1198
+  _globals['_SYNCREQUEST']._serialized_end=1572
+  _globals['_ALIVE']._serialized_start=1574
+  _globals['_ALIVE']._serialized_end=1581
+  _globals['_HELLO']._serialized_start=1583
+  _globals['_HELLO']._serialized_end=1660
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1662
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1750
+  _globals['_ENFORCEMENTPOINT']._serialized_start=1753
+  _globals['_ENFORCEMENTPOINT']._serialized_end=1894
+  _globals['_REPORTS']._serialized_start=1896
+  _globals['_REPORTS']._serialized_end=1951
+  _globals['_REFUSAL']._serialized_start=1953
+  _globals['_REFUSAL']._serialized_end=2050
+  _globals['_SIGHTINGS']._serialized_start=2052
+  _globals['_SIGHTINGS']._serialized_end=2129
+  _globals['_SIGHTING']._serialized_start=2132
+  _globals['_SIGHTING']._serialized_end=2294
+  _globals['_PLACES']._serialized_start=2296
+  _globals['_PLACES']._serialized_end=2323
+  _globals['_ROTATIONSTATEMENT']._serialized_start=2325
+  _globals['_ROTATIONSTATEMENT']._serialized_end=2440
+  _globals['_INFORCE']._serialized_start=2442
+  _globals['_INFORCE']._serialized_end=2568
+  _globals['_ORDERPROGRESS']._serialized_start=2570
+  _globals['_ORDERPROGRESS']._serialized_end=2616
+  _globals['_SYNCRESPONSE']._serialized_start=2619
+  _globals['_SYNCRESPONSE']._serialized_end=2787
+  _globals['_EVENTS']._serialized_start=2790
+  _globals['_EVENTS']._serialized_end=2961
+  _globals['_EVENT']._serialized_start=2963
+  _globals['_EVENT']._serialized_end=3003
+  _globals['_REVOCATIONPAGE']._serialized_start=3005
+  _globals['_REVOCATIONPAGE']._serialized_end=3058
+  _globals['_HEARTBEAT']._serialized_start=3060
+  _globals['_HEARTBEAT']._serialized_end=3127
 # @@protoc_insertion_point(module_scope)

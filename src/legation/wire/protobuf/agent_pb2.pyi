@@ -136,21 +136,33 @@ class StapleResult(_message.Message):
     problem: Problem
     def __init__(self, response: _Optional[bytes] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
 
+class KeptResponse(_message.Message):
+    __slots__ = ("recorded",)
+    RECORDED_FIELD_NUMBER: _ClassVar[int]
+    recorded: int
+    def __init__(self, recorded: _Optional[int] = ...) -> None: ...
+
 class SyncRequest(_message.Message):
-    __slots__ = ("hello", "acknowledgement", "reports", "rotation", "sightings", "places")
+    __slots__ = ("hello", "acknowledgement", "reports", "rotation", "sightings", "places", "alive")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     ROTATION_FIELD_NUMBER: _ClassVar[int]
     SIGHTINGS_FIELD_NUMBER: _ClassVar[int]
     PLACES_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     acknowledgement: Acknowledgement
     reports: Reports
     rotation: RotationStatement
     sightings: Sightings
     places: Places
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., reports: _Optional[_Union[Reports, _Mapping]] = ..., rotation: _Optional[_Union[RotationStatement, _Mapping]] = ..., sightings: _Optional[_Union[Sightings, _Mapping]] = ..., places: _Optional[_Union[Places, _Mapping]] = ...) -> None: ...
+    alive: Alive
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., reports: _Optional[_Union[Reports, _Mapping]] = ..., rotation: _Optional[_Union[RotationStatement, _Mapping]] = ..., sightings: _Optional[_Union[Sightings, _Mapping]] = ..., places: _Optional[_Union[Places, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ...) -> None: ...
+
+class Alive(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("revision", "version", "feed_id", "instance")
@@ -281,26 +293,30 @@ class OrderProgress(_message.Message):
     def __init__(self, id: _Optional[str] = ..., remaining: _Optional[int] = ...) -> None: ...
 
 class SyncResponse(_message.Message):
-    __slots__ = ("events", "heartbeat")
+    __slots__ = ("events", "heartbeat", "problem")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     events: Events
     heartbeat: Heartbeat
-    def __init__(self, events: _Optional[_Union[Events, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    problem: Problem
+    def __init__(self, events: _Optional[_Union[Events, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
 
 class Events(_message.Message):
-    __slots__ = ("feed_id", "snapshot", "complete", "revision", "events")
+    __slots__ = ("feed_id", "snapshot", "complete", "revision", "events", "pages")
     FEED_ID_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
     feed_id: str
     snapshot: bool
     complete: bool
     revision: int
     events: _containers.RepeatedCompositeFieldContainer[Event]
-    def __init__(self, feed_id: _Optional[str] = ..., snapshot: _Optional[bool] = ..., complete: _Optional[bool] = ..., revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
+    pages: _containers.RepeatedCompositeFieldContainer[RevocationPage]
+    def __init__(self, feed_id: _Optional[str] = ..., snapshot: _Optional[bool] = ..., complete: _Optional[bool] = ..., revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., pages: _Optional[_Iterable[_Union[RevocationPage, _Mapping]]] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("body", "signature")
@@ -309,6 +325,14 @@ class Event(_message.Message):
     body: bytes
     signature: bytes
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class RevocationPage(_message.Message):
+    __slots__ = ("document", "signature")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    document: bytes
+    signature: bytes
+    def __init__(self, document: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("now_ms", "revision", "acknowledged")

@@ -19,10 +19,15 @@ from legation.authority.rest.paging import DEFAULT_PAGE, Page
 from legation.errors import NotFound
 
 CertificateState = Literal["valid", "expired", "revoked"]
+RevokedWith = Literal["certificate", "issuer"]
 
 
 class Certificate(Shown):
-    """One certificate of the inventory."""
+    """One certificate of the inventory.
+
+    A certificate is revoked by itself, or with its issuer: then `revoked_at` and `reason` are
+    the issuer's, and the certificate is on no revocation list; its issuer is on the root's.
+    """
 
     serial: str
     spiffe_id: str
@@ -36,11 +41,14 @@ class Certificate(Shown):
     key_fingerprint: str
     revoked_at: Moment | None
     reason: str | None
+    revoked_with: RevokedWith | None
 
     @classmethod
     def fields_of(cls, record: IssuedRecord, *, at: datetime) -> dict[str, Any]:
         """Translate; the state is the one at `at`."""
         state: CertificateState = "expired" if record.not_after < at else "valid"
+        by_itself = record.revoked_at is not None
+        revoked_with: RevokedWith = "certificate" if by_itself else "issuer"
         return {
             "serial": serial_text(record.serial),
             "spiffe_id": record.spiffe_id,
@@ -48,17 +56,21 @@ class Certificate(Shown):
             "issuer": record.issuer,
             "not_before": record.not_before,
             "not_after": record.not_after,
-            "state": "revoked" if record.revoked_at else state,
+            "state": "revoked" if record.is_revoked else state,
             "requester": record.requester,
             "entry_id": record.entry_id,
             "key_fingerprint": record.key_fingerprint.hex(),
-            "revoked_at": record.revoked_at,
-            "reason": record.reason,
+            "revoked_at": record.revoked_at if by_itself else record.issuer_revoked_at,
+            "reason": record.reason if by_itself else record.issuer_reason,
+            "revoked_with": revoked_with if record.is_revoked else None,
         }
 
 
 class CertificateWithPEM(Certificate):
-    """One certificate of the inventory, with the certificate itself."""
+    """One certificate of the inventory, with the certificate itself.
+
+    `pem` is empty if all that is known is its revocation: the profile `recovered`.
+    """
 
     pem: str
 
@@ -102,7 +114,9 @@ async def get_certificate(call: Call, parameters: CertificateKey) -> Reply:
     """Return one certificate, with its PEM."""
     record = await call.services.certificates.get(int(parameters.serial, 16))
     fields = Certificate.fields_of(record, at=call.clock.now())
-    return Reply(value=CertificateWithPEM(**fields, pem=chain_pem([record.der])))
+    return Reply(
+        value=CertificateWithPEM(**fields, pem=chain_pem([record.der] if record.der else []))
+    )
 
 
 ROUTES = (

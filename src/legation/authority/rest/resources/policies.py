@@ -1,15 +1,20 @@
-"""Authorization policies."""
+"""Policies, of each kind: who may call whom, and how old the news may become."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from legation.authority.model import Role
 from legation.authority.rest.calls import Call, Reply, Route
 from legation.authority.rest.fields import PolicyName, Request, Shown
 from legation.authority.rest.paging import Page, PageQuery, page_of
+from legation.authority.services import DocumentService, Services
 from legation.errors import Conflict, InvalidInput, NotFound
-from legation.policy import AuthorizationPolicy
+from legation.policy import AnyPolicy
+
+ShownT = TypeVar("ShownT")
 
 
 class PolicyMetadata(Request):
@@ -34,6 +39,19 @@ class PolicyFamily(Request):
         return self.model_dump(mode="json", by_alias=True)
 
 
+class Stored(Shown, Generic[ShownT]):
+    """The policy in force, and whether the request changed anything."""
+
+    changed: bool
+    policy: ShownT
+
+
+class PolicyKey(Request):
+    """Which policy."""
+
+    name: PolicyName
+
+
 class PolicyDocument(PolicyFamily):
     """An AuthorizationPolicy; `spec` is described in the policy reference."""
 
@@ -43,100 +61,168 @@ class PolicyDocument(PolicyFamily):
 class PolicyShown(RootModel[dict[str, Any]]):
     """An AuthorizationPolicy document."""
 
-    @classmethod
-    def of(cls, policy: AuthorizationPolicy) -> Self:
-        """Translate."""
-        return cls(dict(policy.to_document()))
-
 
 class PolicyPage(Page[PolicyShown]):
     """Policies by name."""
 
 
-class PolicyStored(Shown):
+class PolicyStored(Stored[PolicyShown]):
     """The policy in force, and whether the request changed anything."""
 
-    changed: bool
-    policy: PolicyShown
+
+class StalenessDocument(PolicyFamily):
+    """A StalenessPolicy; `spec` is described in the policy reference."""
+
+    kind: Literal["StalenessPolicy"]
 
 
-class PolicyKey(Request):
-    """Which policy."""
-
-    name: PolicyName
+class StalenessShown(RootModel[dict[str, Any]]):
+    """A StalenessPolicy document."""
 
 
-async def list_policies(call: Call, parameters: PageQuery) -> Reply:
-    """Return a page of policies."""
-    policies = call.services.policies.list()
-    items, after = page_of(policies, parameters, key=lambda policy: policy.name)
-    return Reply(value=PolicyPage(items=[PolicyShown.of(policy) for policy in items], next=after))
+class StalenessPage(Page[StalenessShown]):
+    """Staleness policies by name."""
 
 
-async def get_policy(call: Call, parameters: PolicyKey) -> Reply:
-    """Return one policy."""
-    return Reply(value=PolicyShown.of(call.services.policies.get(parameters.name)))
+class StalenessStored(Stored[StalenessShown]):
+    """The policy in force, and whether the request changed anything."""
 
 
-async def put_policy(call: Call, parameters: PolicyKey, body: PolicyDocument) -> Reply:
-    """Create or replace a policy."""
-    if body.metadata.name != parameters.name:
-        raise InvalidInput(
-            f"the policy's metadata.name is not {parameters.name!r}, the name in the path"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """One kind of policy, and its operations.
+
+    Attributes:
+        path: of the collection.
+        noun: what the operations are named for, one and many.
+        one: a policy in words, with its article.
+        many: policies in words.
+        service: where they are kept.
+        document: the body of a request.
+        shown: a document in a response.
+        page: a page of these.
+        stored: the response to a put.
+    """
+
+    path: str
+    noun: tuple[str, str]
+    one: str
+    many: str
+    service: Callable[[Services], DocumentService[AnyPolicy]]
+    document: type[PolicyFamily]
+    shown: type[RootModel[dict[str, Any]]]
+    page: type[Page[Any]]
+    stored: type[BaseModel]
+
+    async def list(self, call: Call, parameters: PageQuery) -> Reply:
+        """Return a page of policies."""
+        policies = self.service(call.services).list()
+        items, after = page_of(policies, parameters, key=lambda policy: policy.name)
+        return Reply(value=self.page(items=[self._show(policy) for policy in items], next=after))
+
+    async def get(self, call: Call, parameters: PolicyKey) -> Reply:
+        """Return one policy."""
+        return Reply(value=self._show(self.service(call.services).get(parameters.name)))
+
+    async def put(self, call: Call, parameters: PolicyKey, body: PolicyFamily) -> Reply:
+        """Create or replace a policy."""
+        if body.metadata.name != parameters.name:
+            raise InvalidInput(
+                f"the policy's metadata.name is not {parameters.name!r}, the name in the path"
+            )
+        service = self.service(call.services)
+        policy, changed = await service.put(body.to_document(), actor=call.actor)
+        return Reply(value=self.stored(changed=changed, policy=self._show(policy)))
+
+    async def delete(self, call: Call, parameters: PolicyKey) -> Reply:
+        """Delete a policy."""
+        await self.service(call.services).delete(parameters.name, actor=call.actor)
+        return Reply()
+
+    def _show(self, policy: AnyPolicy) -> RootModel[dict[str, Any]]:
+        return self.shown(policy.to_document())
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return the four routes of this kind."""
+        return (*self._reading(), *self._writing())
+
+    def _reading(self) -> tuple[Route, ...]:
+        noun, nouns = self.noun
+        return (
+            Route(
+                method="GET",
+                path=self.path,
+                operation=f"list{nouns}",
+                summary=f"List {self.many}.",
+                role=Role.VIEWER,
+                handler=self.list,
+                parameters=PageQuery,
+                returns=self.page,
+            ),
+            Route(
+                method="GET",
+                path=f"{self.path}/{{name}}",
+                operation=f"get{noun}",
+                summary=f"Show {self.one}.",
+                role=Role.VIEWER,
+                handler=self.get,
+                parameters=PolicyKey,
+                returns=self.shown,
+                errors=(NotFound,),
+            ),
         )
-    policy, changed = await call.services.policies.put(body.to_document(), actor=call.actor)
-    return Reply(value=PolicyStored(changed=changed, policy=PolicyShown.of(policy)))
+
+    def _writing(self) -> tuple[Route, ...]:
+        noun, _ = self.noun
+        return (
+            Route(
+                method="PUT",
+                path=f"{self.path}/{{name}}",
+                operation=f"put{noun}",
+                summary=f"Create or replace {self.one}.",
+                role=Role.OPERATOR,
+                handler=self.put,
+                parameters=PolicyKey,
+                body=self.document,
+                returns=self.stored,
+                errors=(Conflict,),
+            ),
+            Route(
+                method="DELETE",
+                path=f"{self.path}/{{name}}",
+                operation=f"delete{noun}",
+                summary=f"Delete {self.one}.",
+                role=Role.OPERATOR,
+                handler=self.delete,
+                parameters=PolicyKey,
+                status=204,
+                errors=(NotFound,),
+            ),
+        )
 
 
-async def delete_policy(call: Call, parameters: PolicyKey) -> Reply:
-    """Delete a policy."""
-    await call.services.policies.delete(parameters.name, actor=call.actor)
-    return Reply()
-
-
-ROUTES = (
-    Route(
-        method="GET",
+_KINDS = (
+    _Kind(
         path="/v1/policies",
-        operation="listPolicies",
-        summary="List authorization policies.",
-        role=Role.VIEWER,
-        handler=list_policies,
-        parameters=PageQuery,
-        returns=PolicyPage,
+        noun=("Policy", "Policies"),
+        one="an authorization policy",
+        many="authorization policies",
+        service=lambda services: services.policies,
+        document=PolicyDocument,
+        shown=PolicyShown,
+        page=PolicyPage,
+        stored=PolicyStored,
     ),
-    Route(
-        method="GET",
-        path="/v1/policies/{name}",
-        operation="getPolicy",
-        summary="Show an authorization policy.",
-        role=Role.VIEWER,
-        handler=get_policy,
-        parameters=PolicyKey,
-        returns=PolicyShown,
-        errors=(NotFound,),
-    ),
-    Route(
-        method="PUT",
-        path="/v1/policies/{name}",
-        operation="putPolicy",
-        summary="Create or replace an authorization policy.",
-        role=Role.OPERATOR,
-        handler=put_policy,
-        parameters=PolicyKey,
-        body=PolicyDocument,
-        returns=PolicyStored,
-        errors=(Conflict,),
-    ),
-    Route(
-        method="DELETE",
-        path="/v1/policies/{name}",
-        operation="deletePolicy",
-        summary="Delete an authorization policy.",
-        role=Role.OPERATOR,
-        handler=delete_policy,
-        parameters=PolicyKey,
-        status=204,
-        errors=(NotFound,),
+    _Kind(
+        path="/v1/staleness",
+        noun=("Staleness", "Staleness"),
+        one="a staleness policy",
+        many="staleness policies",
+        service=lambda services: services.staleness,
+        document=StalenessDocument,
+        shown=StalenessShown,
+        page=StalenessPage,
+        stored=StalenessStored,
     ),
 )
+ROUTES = tuple(route for kind in _KINDS for route in kind.routes())

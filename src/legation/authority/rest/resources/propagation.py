@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Annotated, Self
 
 from pydantic import Field
@@ -27,6 +28,8 @@ RECHECK_S = 1.0
 # time until they have all changed, so much may go into looking.
 _SHARE = 0.1
 _GATHERED_S = 0.05  # at the longest
+# A point that lost its agent is back within this time, or its process has ended.
+_LEFT_LATELY = timedelta(minutes=1)
 
 
 class Agent(Shown):
@@ -70,10 +73,10 @@ class Point(Shown):
     notes: list[str]
     connected: bool
 
-    @classmethod
-    def of(cls, point: PointRecord) -> Self:
-        """Translate."""
-        return cls(
+    @staticmethod
+    def of(point: PointRecord) -> "Point":
+        """Translate; unchecked, for these are made while a thousand agents acknowledge."""
+        return Point.model_construct(
             agent=str(point.agent),
             id=point.id,
             kind=point.kind,
@@ -150,7 +153,9 @@ class PropagationSummary(Shown):
     """How the wait ended.
 
     `complete` says that no connected point is missing; a disconnected one is listed apart,
-    because it refuses everyone on its own once its data is too old.
+    because it refuses everyone on its own once its data is too old. So is one that left during
+    the wait, or within the minute before, and never had the revision: it has ended, or lives on
+    and has lost its agent for a moment.
     """
 
     revision: int
@@ -158,6 +163,7 @@ class PropagationSummary(Shown):
     reached: int
     missing: list[Point]
     disconnected: list[Point]
+    left: list[Point]
     elapsed_s: float
 
 
@@ -196,7 +202,7 @@ async def watch_propagation(call: Call, parameters: PropagationQuery) -> Stream:
 
 
 async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[list[PropagationLine]]:
-    started = call.clock.monotonic()
+    started, left_since = call.clock.monotonic(), call.clock.now() - _LEFT_LATELY
     reached: set[tuple[SpiffeID, str]] = set()
     while True:
         looked = call.clock.monotonic()
@@ -228,6 +234,7 @@ async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[list[Prop
         reached=len(points) - len(behind),
         missing=[Point.of(point) for point in behind if point.connected],
         disconnected=[Point.of(point) for point in behind if not point.connected],
+        left=list(_left(call, query.revision, since=left_since)),
         elapsed_s=round(call.clock.monotonic() - started, 6),
     )
     yield [PropagationLine(summary=summary)]
@@ -242,6 +249,13 @@ def _arrived(
         if point.revision >= revision and place not in reached:
             reached.add(place)
             yield PropagationLine(point=Point.of(point))
+
+
+def _left(call: Call, revision: int, *, since: datetime) -> Iterator[Point]:
+    """Yield the points that were taken away since then and never had `revision`."""
+    for row in call.services.propagation.standings():
+        if row.left_at is not None and row.left_at >= since and row.point.revision < revision:
+            yield Point.of(row.point)
 
 
 def _interruption(call: Call) -> Problem | None:

@@ -66,7 +66,6 @@ class Enrolled(Chain):
     trust_domain: str
     bundle: dict[str, Any]
     feed_keys: Annotated[list[str], Field(description="raw Ed25519 public keys, Base64")]
-    agents_port: int
 
     @classmethod
     def of(cls, enrolment: Enrolment) -> Self:
@@ -76,7 +75,6 @@ class Enrolled(Chain):
             trust_domain=str(enrolment.trust_domain),
             bundle=dict(enrolment.bundle),
             feed_keys=[base64.b64encode(key).decode() for key in enrolment.feed_keys],
-            agents_port=enrolment.agents_port,
         )
 
 

@@ -17,6 +17,7 @@ from legation.authority.store.sqlite.issuers import insert_issuers
 from legation.authority.store.sqlite.keys import insert_keys
 from legation.authority.store.sqlite.lists import put_crl
 from legation.authority.store.sqlite.people import put_operator
+from legation.authority.store.sqlite.recovery import note_lost
 from legation.authority.store.sqlite.values import from_ms, meta, set_meta, to_ms
 from legation.errors import Conflict, NotFound
 from legation.pki.spiffe_id import TrustDomain
@@ -75,6 +76,7 @@ def identity(connection: sqlite3.Connection) -> AuthorityIdentity:
 def begin_feed(connection: sqlite3.Connection, feed_id: str, *, audit: AuditDraft) -> None:
     """Give the feed another name, and leave room for what may have followed this copy."""
     identity(connection)
+    note_lost(connection, until=audit.time)
     set_meta(connection, "feed_id", feed_id)
     revision = meta(connection, "revision", 0)
     set_meta(connection, "revision", (revision // _REVISION_STEP + 1) * _REVISION_STEP)

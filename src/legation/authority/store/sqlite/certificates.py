@@ -11,6 +11,7 @@ from legation.authority.store.sqlite.feed import append_audit, append_rendered
 from legation.authority.store.sqlite.group_commit import Transaction
 from legation.authority.store.sqlite.values import (
     CERTIFICATE_COLUMNS,
+    ISSUER_REVOKED,
     certificate_from_row,
     insert_rows,
     meta,
@@ -25,11 +26,12 @@ _INSERT = (
     "INSERT INTO certificates (serial, spiffe_id, profile, issuer, shard, not_before_ms,"
     " not_after_ms, requester, entry_id, key_fingerprint, der) VALUES "
 )
-# States of a certificate as conditions; `:at` is now in milliseconds.
+# States of a certificate as conditions; `:at` is now in milliseconds. An issuer that is revoked
+# takes all that it has signed with it, and none of those rows is touched for that.
 _STATES = {
-    "valid": "revoked_at_ms IS NULL AND not_after_ms >= :at",
+    "valid": f"revoked_at_ms IS NULL AND not_after_ms >= :at AND NOT {ISSUER_REVOKED}",
     "expired": "not_after_ms < :at",
-    "revoked": "revoked_at_ms IS NOT NULL",
+    "revoked": f"(revoked_at_ms IS NOT NULL OR {ISSUER_REVOKED})",
 }
 
 

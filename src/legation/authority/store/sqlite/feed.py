@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from legation.authority.administration.audit import render_entry
@@ -12,6 +14,7 @@ from legation.authority.model import AuditEntry
 from legation.authority.store.records import (
     AuditDraft,
     CommittedEvent,
+    CurrentPart,
     EventDraft,
     FeedPosition,
 )
@@ -26,7 +29,16 @@ from legation.authority.store.sqlite.values import (
 from legation.clock import from_rfc3339
 from legation.errors import Conflict
 from legation.wire.feed.events import FeedEvent, Kind, SignedEvent
+from legation.wire.feed.revocation_page import HOLD, PageRow
 
+# What pages hold, as `PageRow.fits` says; others are read by a parser of JSON. Canonical JSON has
+# one order of keys and no white space, and text without quotes and backslashes no escapes.
+_NAME, _WORD = r'"([ !#-\[\]-~]{0,2048})"', r'"([ !#-\[\]-~]{0,100})"'
+_REVOCATION = re.compile(
+    rf'{{"audience":null,"key":"([0-9a-f]{{1,32}})","kind":"{Kind.REVOCATION}","revision":\d+,'
+    rf'"time_ms":\d+,"value":{{"expires_at":{_WORD},"issuer":{_WORD},"reason":{_WORD},'
+    rf'"revoked_at":{_WORD},"serial":"\1","spiffe_id":{_NAME}}}}}'
+)
 _LEAF = b"\x00"  # RFC 6962, section 2.1: leaves and nodes are hashed in separate domains
 
 
@@ -110,16 +122,50 @@ def position(connection: sqlite3.Connection) -> FeedPosition:
     )
 
 
-def current_events(
-    connection: sqlite3.Connection, revision: int, limit: int
-) -> Sequence[CommittedEvent]:
-    """Return the next of the newest events of every key, by revision."""
-    rows = connection.execute(
-        "SELECT body, signature FROM events NOT INDEXED"
+def current_part(connection: sqlite3.Connection, revision: int, limit: int) -> CurrentPart | None:
+    """Return the next of the newest events of every key, by revision; None after the last."""
+    found = connection.execute(
+        "SELECT revision, body, iif(kind = ?, NULL, signature) FROM events NOT INDEXED"
         " WHERE revision > ? AND superseded_by IS NULL ORDER BY revision LIMIT ?",
-        (revision, limit),
-    )
-    return [_committed(body, signature) for body, signature in rows]
+        (str(Kind.REVOCATION), revision, limit),
+    ).fetchall()
+    if not found:
+        return None
+    revocations: list[PageRow] = []
+    events: list[CommittedEvent] = []
+    for number, body, signature in found:
+        row = None if signature else _page_row(body)
+        if row is None:
+            events.append(_committed(body, signature or _signature(connection, number)))
+        else:
+            revocations.append(row)
+    return CurrentPart(revision=found[-1][0], revocations=revocations, events=events)
+
+
+def _signature(connection: sqlite3.Connection, revision: int) -> bytes:
+    row = connection.execute("SELECT signature FROM events WHERE revision = ?", (revision,))
+    return bytes(row.fetchone()[0])
+
+
+def _page_row(body: bytes) -> PageRow | None:
+    """Read the event of an ordinary revocation, as it was rendered; None for any other.
+
+    An authority reads a million of them when it starts, so this takes a third of the time that a
+    parser of JSON would.
+    """
+    match = _REVOCATION.fullmatch(body.decode())
+    if match is None:
+        return None
+    serial, expires_at, issuer, reason, revoked_at, spiffe_id = match.groups()
+    revoked_ms, expires_ms = _unix_ms(revoked_at), _unix_ms(expires_at)
+    if reason == HOLD or revoked_ms < 0 or expires_ms < 0:
+        return None
+    return PageRow(int(serial, 16), spiffe_id, issuer, reason, revoked_ms, expires_ms)
+
+
+@lru_cache(maxsize=4096)
+def _unix_ms(text: str) -> int:
+    return to_ms(datetime.fromisoformat(text))
 
 
 def events_after(

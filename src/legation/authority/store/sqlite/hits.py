@@ -64,6 +64,22 @@ def held(connection: sqlite3.Connection, scope: Scope, *, at: datetime) -> Seque
     return sorted(row_id for (row_id,) in rows)
 
 
+def require_known(connection: sqlite3.Connection, scope: Scope) -> None:
+    """Refuse a join token that there is no trace of.
+
+    Raises:
+        NotFound: it is one.
+    """
+    if not isinstance(scope, JoinTokenScope) or token_agents(connection, scope.token):
+        return
+    query = "SELECT 1 FROM join_tokens WHERE id = ?"
+    if connection.execute(query, (scope.token,)).fetchone() is None:
+        raise NotFound(
+            "there is no join token with this id, and no agent that it has let in",
+            remedy="name the agent itself: `legation revoke --agent NAME`",
+        )
+
+
 def token_agents(connection: sqlite3.Connection, token: str) -> list[str]:
     """Return the agents that came in with a join token: one at most, unless ids repeat."""
     rows = connection.execute(

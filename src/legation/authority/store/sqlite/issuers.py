@@ -24,7 +24,7 @@ from legation.authority.store.sqlite.certificates import insert_record
 from legation.authority.store.sqlite.feed import append_audit, append_event
 from legation.authority.store.sqlite.group_commit import Transaction
 from legation.authority.store.sqlite.keys import insert_keys
-from legation.authority.store.sqlite.lists import put_crl
+from legation.authority.store.sqlite.lists import delete_crls, put_crl
 from legation.authority.store.sqlite.revocations import revoke_record
 from legation.authority.store.sqlite.values import (
     from_ms,
@@ -230,13 +230,11 @@ def remove(
 def withdraw_lists(transaction: Transaction, key_id: str, *, audit: AuditDraft) -> None:
     """Take the last lists of a removed issuer out of the feed."""
     connection = transaction.connection
-    shards = connection.execute(
-        "DELETE FROM crls WHERE issuer = ? RETURNING shard", (key_id,)
-    ).fetchall()
+    shards = delete_crls(connection, key_id)
     connection.execute(
         "UPDATE removed_issuers SET lists_until_ms = NULL WHERE key_id = ?", (key_id,)
     )
-    for (shard,) in shards:
+    for shard in shards:
         draft = EventDraft(kind=Kind.CRL, key=f"{key_id}/{shard}", value=None)
         append_event(transaction, draft, at=audit.time)
     append_audit(connection, audit, revision=meta(connection, "revision", 0))

@@ -2,11 +2,12 @@
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from legation.authority.attestation.refusal import EvidenceRefused
 from legation.authority.join_token import ASK_AGAIN, token_refusal
-from legation.authority.model import JoinToken, Operator, Role
+from legation.authority.model import JoinToken, Operator, RevocationOutcome, Role
 from legation.authority.store.records import (
     AuditDraft,
     EnrolledAgent,
@@ -17,6 +18,8 @@ from legation.authority.store.records import (
 )
 from legation.authority.store.sqlite.certificates import insert_certificate, is_banned
 from legation.authority.store.sqlite.feed import append_audit
+from legation.authority.store.sqlite.group_commit import Transaction
+from legation.authority.store.sqlite.revocations import revoke_identity
 from legation.authority.store.sqlite.values import (
     from_ms,
     optional_from_ms,
@@ -103,8 +106,7 @@ def enrol(
             _use_token(connection, token_id, agent=name, at=at)
         case OneTimeUse():
             _use_once(connection, spend, at=at)
-    if is_banned(connection, name):
-        raise NotPermitted(f"{name} is banned", remedy=Cause.IDENTITY_BANNED.remedy)
+    _require_not_banned(connection, name)
     connection.execute(
         "INSERT INTO agents (spiffe_id, enrolled_at_ms, evidence) VALUES (?, ?, ?)"
         " ON CONFLICT (spiffe_id) DO UPDATE SET enrolled_at_ms = excluded.enrolled_at_ms,"
@@ -199,15 +201,45 @@ def put_operator(connection: sqlite3.Connection, operator: Operator) -> None:
 
 
 def certify_operator(
-    connection: sqlite3.Connection, operator: Operator, certificate: Issuance, *, audit: AuditDraft
-) -> None:
-    """Record an operator and its certificate."""
+    transaction: Transaction, operator: Operator, certificate: Issuance, *, audit: AuditDraft
+) -> RevocationOutcome | None:
+    """Record an operator and its certificate.
+
+    Returns:
+        What it held before, if it was disabled: that had ended, and must not come back with it.
+    """
+    connection = transaction.connection
     name = str(operator.spiffe_id)
-    if is_banned(connection, name):
-        raise NotPermitted(f"{name} is banned", remedy=Cause.IDENTITY_BANNED.remedy)
+    _require_not_banned(connection, name)
     if operator.role is not Role.ADMIN:
         _keep_an_administrator(connection, name)
+    before = _find_operator(connection, name)
+    revoked = None
+    if before is not None and before.disabled_at is not None:
+        revoked = revoke_identity(
+            transaction,
+            name,
+            reason="cessationOfOperation",
+            ban=False,
+            at=audit.time,
+            audit=replace(audit, action="revocation.create", detail={}),
+        )
     put_operator(connection, operator)
+    append_audit(connection, audit)
+    insert_certificate(connection, certificate)
+    return revoked
+
+
+def renew_operator(
+    connection: sqlite3.Connection, spiffe_id: str, certificate: Issuance, *, audit: AuditDraft
+) -> None:
+    """Record another certificate of an operator; its role, and whether it is one, stay."""
+    operator = _find_operator(connection, spiffe_id)
+    if operator is None or operator.disabled_at is not None:
+        raise NotAuthenticated(
+            f"{spiffe_id} was disabled meanwhile", remedy="ask an administrator to enable it"
+        )
+    _require_not_banned(connection, spiffe_id)
     append_audit(connection, audit)
     insert_certificate(connection, certificate)
 
@@ -216,19 +248,36 @@ def disable_operator(
     connection: sqlite3.Connection, spiffe_id: str, *, at: datetime, audit: AuditDraft
 ) -> None:
     """Disable an operator."""
-    row = connection.execute(
-        "SELECT spiffe_id, role, created_at_ms, disabled_at_ms FROM operators WHERE spiffe_id = ?",
-        (spiffe_id,),
-    ).fetchone()
-    if row is None:
+    operator = _find_operator(connection, spiffe_id)
+    if operator is None:
         raise NotFound(f"there is no operator {spiffe_id}")
-    if _operator(row).disabled_at is not None:
+    if operator.disabled_at is not None:
         return
     _keep_an_administrator(connection, spiffe_id)
     connection.execute(
         "UPDATE operators SET disabled_at_ms = ? WHERE spiffe_id = ?", (to_ms(at), spiffe_id)
     )
     append_audit(connection, audit)
+
+
+def is_shut_out(connection: sqlite3.Connection, spiffe_id: str) -> bool:
+    """Tell whether somebody who was let in before would not be any more."""
+    operator = _find_operator(connection, spiffe_id)
+    disabled = operator is not None and operator.disabled_at is not None
+    return disabled or is_banned(connection, spiffe_id)
+
+
+def _find_operator(connection: sqlite3.Connection, spiffe_id: str) -> Operator | None:
+    row = connection.execute(
+        "SELECT spiffe_id, role, created_at_ms, disabled_at_ms FROM operators WHERE spiffe_id = ?",
+        (spiffe_id,),
+    ).fetchone()
+    return None if row is None else _operator(row)
+
+
+def _require_not_banned(connection: sqlite3.Connection, spiffe_id: str) -> None:
+    if is_banned(connection, spiffe_id):
+        raise NotPermitted(f"{spiffe_id} is banned", remedy=Cause.IDENTITY_BANNED.remedy)
 
 
 def _keep_an_administrator(connection: sqlite3.Connection, leaving: str) -> None:

@@ -31,9 +31,16 @@ from legation.authority.revoking.scopes import (
 from legation.authority.store.records import AuditDraft, BegunRevocation
 from legation.authority.store.sqlite.feed import append_audit
 from legation.authority.store.sqlite.group_commit import Transaction
-from legation.authority.store.sqlite.hits import hits, token_agents
+from legation.authority.store.sqlite.hits import hits, require_known, token_agents
 from legation.authority.store.sqlite.issuers import taint
-from legation.authority.store.sqlite.revocations import by_id, is_fresh, put_ban, revoke_record
+from legation.authority.store.sqlite.people import is_shut_out
+from legation.authority.store.sqlite.revocations import (
+    ban_key,
+    by_id,
+    is_fresh,
+    put_ban,
+    revoke_record,
+)
 from legation.authority.store.sqlite.values import (
     from_ms,
     meta,
@@ -42,7 +49,7 @@ from legation.authority.store.sqlite.values import (
     to_ms,
 )
 from legation.errors import Conflict, NotFound, NotPermitted
-from legation.wire.feed import Revocation
+from legation.wire.feed import KeyBan, Revocation
 
 _COLUMNS = (
     "id, scope, reason, requested_by, requested_at_ms, expires_at_ms, state, count, decided_by,"
@@ -61,7 +68,7 @@ def begin(
 ) -> RevocationRequest | BegunRevocation:
     """Begin a revocation, or record that someone else has to agree to it."""
     connection, at = transaction.connection, request.requested_at
-    _require_known(connection, request.scope)
+    require_known(connection, request.scope)
     found = hits(connection, request.scope, reason=request.reason, at=at)
     asks = asks_second_operator(request.scope, len(found), above=ask_above)
     if asks and not _is_tainted(connection, request.scope):
@@ -78,6 +85,8 @@ def approve(
     if request.state in {RequestState.RUNNING, RequestState.DONE}:
         if request.decided_by == audit.actor:
             return request
+        if request.decided_by is None:
+            raise Conflict("nobody has to agree to it: it is large, and goes on by itself")
         raise Conflict(f"{request.decided_by} has agreed to it already")
     _require_pending(request)
     if request.requested_by == audit.actor:
@@ -86,6 +95,12 @@ def approve(
             remedy="another administrator has to; where there is none, set "
             '`revocation.second_operator_above = "never"`',
         )
+    for name in (request.requested_by, audit.actor):
+        if is_shut_out(connection, name):
+            raise Conflict(
+                f"{name} was shut out since this was asked for",
+                remedy="ask for the revocation again, in another name",
+            )
     found = hits(connection, request.scope, reason=request.reason, at=at)
     agreed = replace(request, decided_by=audit.actor, decided_at=at)
     return _execute(transaction, agreed, found, most=most, at=at, audit=audit)
@@ -249,12 +264,9 @@ def _stop(
     connection = transaction.connection
     match scope:
         case KeyScope():
-            new = connection.execute(
-                "INSERT INTO banned_keys (fingerprint, reason, since_ms) VALUES (?, ?, ?)"
-                " ON CONFLICT DO NOTHING",
-                (scope.fingerprint, reason, to_ms(at)),
-            ).rowcount
-            return 0, bool(new), {"key": scope.fingerprint.hex()}
+            ban = KeyBan(fingerprint=scope.fingerprint, reason=reason, since=at)
+            revision = ban_key(transaction, ban, at=at)
+            return revision, bool(revision), {"key": scope.fingerprint.hex()}
         case IssuerScope():
             tainted = taint(
                 connection, scope.key_id, reason=reason, at_once=scope.at_once, at=at, by=by
@@ -309,17 +321,6 @@ def _is_tainted(connection: sqlite3.Connection, scope: Scope) -> bool:
         return False
     query = "SELECT 1 FROM issuers WHERE key_id = ? AND state = 'tainted' AND at_once >= ?"
     return connection.execute(query, (scope.key_id, scope.at_once)).fetchone() is not None
-
-
-def _require_known(connection: sqlite3.Connection, scope: Scope) -> None:
-    if not isinstance(scope, JoinTokenScope) or token_agents(connection, scope.token):
-        return
-    query = "SELECT 1 FROM join_tokens WHERE id = ?"
-    if connection.execute(query, (scope.token,)).fetchone() is None:
-        raise NotFound(
-            "there is no join token with this id, and no agent that it has let in",
-            remedy="name the agent itself: `legation revoke --agent NAME`",
-        )
 
 
 def _require_pending(request: RevocationRequest) -> None:

@@ -16,7 +16,7 @@ from legation.authority.store.records import AuditDraft, EventDraft
 from legation.authority.store.sqlite.certificates import certificate, is_banned
 from legation.authority.store.sqlite.feed import append_audit, append_event, current_revision
 from legation.authority.store.sqlite.group_commit import Transaction
-from legation.authority.store.sqlite.hits import held, hits
+from legation.authority.store.sqlite.hits import held, hits, require_known
 from legation.authority.store.sqlite.values import (
     CERTIFICATE_COLUMNS,
     certificate_from_row,
@@ -27,7 +27,7 @@ from legation.authority.store.sqlite.values import (
 )
 from legation.errors import Conflict, NotFound
 from legation.pki.spiffe_id import SpiffeID
-from legation.wire.feed import Ban, FeedEvent, IssuerName, Kind, Revocation
+from legation.wire.feed import Ban, FeedEvent, IssuerName, KeyBan, Kind, Revocation
 
 
 def revoke_serial(
@@ -105,6 +105,7 @@ def release(
     connection = transaction.connection
     if isinstance(scope, SerialScope):
         _require_held(certificate(connection, scope.serial))
+    _require_settled(connection)
     found = held(connection, scope, at=at)
     revision, banned = 0, None
     row = connection.execute(
@@ -163,6 +164,7 @@ def preview(
     """Return id, identity and requester of all that a revocation would hit, and the newest rows."""
     if isinstance(scope, SerialScope):
         certificate(connection, scope.serial)
+    require_known(connection, scope)
     found = hits(connection, scope, reason=reason, at=at)
     return found, [by_id(connection, row_id) for row_id, _, _ in found[: -most - 1 : -1]]
 
@@ -191,6 +193,19 @@ def put_ban(transaction: Transaction, spiffe_id: str, *, reason: str, at: dateti
     )
     ban = Ban(spiffe_id=spiffe_id, reason=reason, since=at)
     draft = EventDraft(kind=Kind.BAN, key=spiffe_id, value=ban.to_value())
+    return append_event(transaction, draft, at=at).event.revision
+
+
+def ban_key(transaction: Transaction, ban: KeyBan, *, at: datetime) -> int:
+    """Never certify a key again; return the revision, 0 if it is banned already."""
+    new = transaction.connection.execute(
+        "INSERT INTO banned_keys (fingerprint, reason, since_ms) VALUES (?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        (ban.fingerprint, ban.reason, to_ms(ban.since)),
+    ).rowcount
+    if not new:
+        return 0
+    draft = EventDraft(kind=Kind.KEY_BAN, key=ban.fingerprint.hex(), value=ban.to_value())
     return append_event(transaction, draft, at=at).event.revision
 
 
@@ -237,6 +252,16 @@ def _require_held(record: IssuedRecord) -> None:
         raise Conflict(
             f"the certificate {record.serial:x} is revoked for good: {record.reason}",
             remedy="only what is on hold can be released; issue a new certificate",
+        )
+
+
+def _require_settled(connection: sqlite3.Connection) -> None:
+    """Refuse to release while a hold is under way: its next batch would hold again."""
+    query = "SELECT 1 FROM revocation_requests WHERE state = 'running' AND reason = ?"
+    if connection.execute(query, (HOLD,)).fetchone() is not None:
+        raise Conflict(
+            "a large hold is still under way",
+            remedy="release it when it is through: legation revocation pending",
         )
 
 

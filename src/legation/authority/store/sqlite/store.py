@@ -17,12 +17,14 @@ from legation.authority.store.records import (
     AuthorityIdentity,
     BegunRevocation,
     CommittedEvent,
+    CurrentPart,
     EnrolledAgent,
     EventDraft,
     FeedPosition,
     InitialState,
     Issuance,
     KeyChange,
+    NewlyRevoked,
     Requester,
     RevokedRow,
     Spend,
@@ -42,13 +44,14 @@ from legation.authority.store.sqlite import (
     revocations,
 )
 from legation.authority.store.sqlite.issuer_methods import SQLiteIssuers
+from legation.authority.store.sqlite.recovery import SQLiteRecovery
 from legation.authority.store.sqlite.signal_methods import SQLiteSignals
 from legation.errors import NotPermitted
 from legation.wire.drill import DrillRecord, DrillReport, DrillSummary
 from legation.wire.feed import Revocation
 
 
-class SQLiteStore(SQLiteIssuers, SQLiteSignals):
+class SQLiteStore(SQLiteIssuers, SQLiteRecovery, SQLiteSignals):
     """Implements `legation.authority.store.Store` in one file.
 
     Writes go through `GroupCommit`. Reads have a connection and a thread of their own and
@@ -85,8 +88,8 @@ class SQLiteStore(SQLiteIssuers, SQLiteSignals):
     async def position(self) -> FeedPosition:
         return await self._read(feed.position)
 
-    async def current_events(self, revision: int, *, limit: int) -> Sequence[CommittedEvent]:
-        return await self._read(feed.current_events, revision, limit)
+    async def current_part(self, revision: int, *, limit: int) -> CurrentPart | None:
+        return await self._read(feed.current_part, revision, limit)
 
     async def events_after(self, revision: int, *, limit: int) -> Sequence[CommittedEvent]:
         return await self._read(feed.events_after, revision, limit)
@@ -238,13 +241,20 @@ class SQLiteStore(SQLiteIssuers, SQLiteSignals):
     ) -> Sequence[RevokedRow]:
         return await self._read(lists.revoked, issuer, shard, unexpired_at=unexpired_at)
 
+    async def newly_revoked(
+        self, issuer: str, shard: int, *, after: int, unexpired_at: datetime
+    ) -> NewlyRevoked | None:
+        return await self._read(
+            lists.newly_revoked, issuer, shard, after=after, unexpired_at=unexpired_at
+        )
+
     async def unlisted(self) -> Set[tuple[str, int]]:
         return await self._read(lists.unlisted)
 
     async def publish_crl(
-        self, crl: StoredCRL, draft: EventDraft, *, audit: AuditDraft
+        self, crl: StoredCRL, draft: EventDraft, *, audit: AuditDraft, in_full: bool = True
     ) -> CommittedEvent:
-        return await self._append(lists.publish_crl, crl, draft, audit=audit)
+        return await self._append(lists.publish_crl, crl, draft, audit=audit, in_full=in_full)
 
     async def crls(self) -> Sequence[StoredCRL]:
         return await self._read(lists.crls)
@@ -256,8 +266,13 @@ class SQLiteStore(SQLiteIssuers, SQLiteSignals):
 
     async def certify_operator(
         self, operator: Operator, certificate: Issuance, *, audit: AuditDraft
+    ) -> RevocationOutcome | None:
+        return await self._append(people.certify_operator, operator, certificate, audit=audit)
+
+    async def renew_operator(
+        self, spiffe_id: str, certificate: Issuance, *, audit: AuditDraft
     ) -> None:
-        await self._write(people.certify_operator, operator, certificate, audit=audit)
+        await self._write(people.renew_operator, spiffe_id, certificate, audit=audit)
 
     async def disable_operator(self, spiffe_id: str, *, at: datetime, audit: AuditDraft) -> None:
         await self._write(people.disable_operator, spiffe_id, at=at, audit=audit)

@@ -11,10 +11,16 @@ from legation.errors import NotFound
 SERIAL_BYTES = 16
 _MOST_ROWS = 64  # of one statement
 
+# What has expired before its issuer was revoked was never refused for that.
+_ISSUERS_END = (
+    "FROM removed_issuers WHERE key_id = certificates.issuer AND removed_at_ms <= not_after_ms"
+)
 CERTIFICATE_COLUMNS = (
     "serial, spiffe_id, profile, issuer, not_before_ms, not_after_ms, requester, entry_id,"
-    " key_fingerprint, der, revoked_at_ms, reason"
+    " key_fingerprint, der, revoked_at_ms, reason,"
+    f" (SELECT removed_at_ms {_ISSUERS_END}), (SELECT removed_issuers.reason {_ISSUERS_END})"
 )
+ISSUER_REVOKED = f"EXISTS (SELECT 1 {_ISSUERS_END})"
 
 
 def to_ms(moment: datetime) -> int:
@@ -84,6 +90,8 @@ def certificate_from_row(row: tuple[Any, ...]) -> IssuedRecord:
         der=row[9],
         revoked_at=optional_from_ms(row[10]),
         reason=row[11],
+        issuer_revoked_at=optional_from_ms(row[12]),
+        issuer_reason=row[13],
     )
 
 

@@ -26,12 +26,11 @@ from legation.sdk.tls.connections import NoIdentity
 from legation.sdk.tls.pyopenssl.application import Application
 from legation.sdk.tls.pyopenssl.engine import Engine
 from legation.sdk.tls.pyopenssl.outcomes import State, Timeouts, cut_short, failure_of, tell
+from legation.sdk.tls.pyopenssl.outgoing import RECORD, Outgoing
 from legation.sdk.tls.pyopenssl.records import RecordBoundaries
 from legation.sdk.tls.pyopenssl.transport import TLSInfo, TLSTransport
 
 _log = logging.getLogger(__name__)
-_RECORD: Final = 16 * 1024  # RFC 8446, section 5.1
-_OVERHEAD: Final = 64  # of one record: header, padding type, tag; and some to spare
 _TICKETS: Final = 512  # more than OpenSSL's stateful ones take, which are 158 bytes
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
@@ -75,7 +74,6 @@ class TLSProtocol(asyncio.Protocol):
         self._error: Exception | None = None
         self._told_end = False  # the application knows that no more comes
         self._boundaries = RecordBoundaries()
-        self._owed = 0  # bytes that OpenSSL has made and nobody has sent, at most
         self._behind = False  # there may be more to decrypt than the last record
         self._wrote_eof = self._below_ended = False
         self.reading_paused = self._writing_paused = self._resuming = False
@@ -92,6 +90,7 @@ class TLSProtocol(asyncio.Protocol):
             _log.warning("a connection was closed: %s", error)
             self._fail(error)
             return
+        self._outgoing = Outgoing(self._tls, transport)
         self._timer = self._loop.call_later(self._timeouts.handshake, self._late)
         if not self._engine.server_side:
             self._shake_hands()
@@ -152,18 +151,18 @@ class TLSProtocol(asyncio.Protocol):
         try:
             self._tls.do_handshake()
         except SSL.WantReadError:
-            self._flush()
+            self._outgoing.flush()
             return
         except SSL.Error as error:
-            self._flush()  # the alert that tells the peer
+            self._outgoing.flush()  # the alert that tells the peer
             self._fail(self._handshake.failure(error), politely=True)
             return
         if self._engine.server_side:
             # Two session tickets, which nobody can use. pyOpenSSL cannot keep OpenSSL from
             # making them; they travel with the first answer rather than in a packet of their own.
-            self._owed = _TICKETS
+            self._outgoing.owe(_TICKETS)
         else:
-            self._flush()
+            self._outgoing.flush()
         try:
             peer = self._handshake.admit(self, TLSProtocol.cut)
         except PeerRefused as refused:
@@ -203,7 +202,7 @@ class TLSProtocol(asyncio.Protocol):
                 if self._state is State.OPEN and self.reading_paused:
                     self._behind = True
                     return
-                data = receive(_RECORD)
+                data = receive(RECORD)
                 if self._state is State.OPEN:
                     self.application.deliver(data)
                     if one and not self._behind:
@@ -214,7 +213,7 @@ class TLSProtocol(asyncio.Protocol):
             if answer and not delivered:
                 # A message to OpenSSL itself. Its answer may wait for the next data to be
                 # sent (RFC 8446, section 4.6.3), but not where none may ever be.
-                self._flush()
+                self._outgoing.flush()
         except SSL.ZeroReturnError:
             self._peer_ended()
         except SSL.SysCallError:
@@ -223,7 +222,7 @@ class TLSProtocol(asyncio.Protocol):
             if self._below_ended and not error.args[0]:
                 self._truncated()
                 return
-            self._flush()
+            self._outgoing.flush()
             self._fail(failure_of(error), politely=True)
 
     def _peer_ended(self) -> None:
@@ -277,17 +276,8 @@ class TLSProtocol(asyncio.Protocol):
             raise RuntimeError("cannot write after write_eof()")
         if self._state is not State.OPEN or self._error is not None or not data:
             return
-        size, send = len(data), self._tls.send
         try:
-            if size <= _RECORD:
-                send(data)
-            else:
-                # pyOpenSSL makes one record of each call.
-                whole = memoryview(data).cast("B")
-                for start in range(0, len(whole), _RECORD):
-                    send(whole[start : start + _RECORD])
-                size = len(whole)
-            self._send_down(size)
+            self._outgoing.send(data)
         except SSL.Error as error:
             self._fail(failure_of(error))
 
@@ -295,29 +285,9 @@ class TLSProtocol(asyncio.Protocol):
         """Say that nothing more comes from this end."""
         if not self._wrote_eof and self._state is State.OPEN:
             self._wrote_eof = True
-            self._say_goodbye()
+            self._outgoing.say_goodbye()
             if self._told_end:
                 self.close()
-
-    def _send_down(self, size: int) -> None:
-        """Send what encrypting `size` bytes has made."""
-        room = size + (size // _RECORD + 1) * _OVERHEAD + self._owed
-        self._owed = 0
-        data = self._tls.bio_read(room)
-        self._below.write(data)
-        if len(data) == room:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Send whatever OpenSSL has to say."""
-        try:
-            while True:
-                data = self._tls.bio_read(_RECORD)
-                self._below.write(data)
-                if len(data) < _RECORD:
-                    return
-        except SSL.WantReadError:
-            return
 
     # --- ending ----------------------------------------------------------------------------
 
@@ -332,7 +302,7 @@ class TLSProtocol(asyncio.Protocol):
             return
         self._state = State.CLOSING
         if not self._wrote_eof:
-            self._say_goodbye()
+            self._outgoing.say_goodbye()
         if self._told_end or self._below_ended:
             self._finish()
             return
@@ -342,13 +312,6 @@ class TLSProtocol(asyncio.Protocol):
             self._below.resume_reading()
         # Its goodbye may be here already, behind data that nobody wants any more.
         self._loop.call_soon(self._resumed)
-
-    def _say_goodbye(self) -> None:
-        try:
-            self._tls.shutdown()
-        except SSL.Error:
-            _log.debug("close_notify could not be made", exc_info=True)
-        self._flush()
 
     def _finish(self) -> None:
         """Close the transport below, once it has sent what waits; `_timer` bounds that."""
