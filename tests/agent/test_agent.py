@@ -169,6 +169,29 @@ async def test_a_revoked_certificate_is_replaced(real, agent):
     assert second != first
 
 
+async def test_a_page_of_revocations_is_obeyed_and_outlives_a_restart(real, invited, monkeypatch):
+    """An authority that puts each revocation in a page is obeyed, also by who joins or was away."""
+    monkeypatch.setattr("legation.authority.feed.hub._LOOSE", 0)
+    monkeypatch.setattr("legation.authority.feed.hub._PAGE_ROWS", 1)
+    await put_entry(real)
+    async with await Agent.open(invited) as agent:
+        (first,) = await served(agent)
+        outcome = await real.services.revocations.revoke_serial(
+            first, reason="superseded", actor=ADMIN
+        )
+        await real.until_acknowledged(outcome.revision)
+        (second,) = await served(agent, lambda serials: serials not in ([], [first]))
+        assert second != first
+        assert len(agent.identities.state.revocations.pages()) == 1
+    for cached in (True, False):
+        if not cached:
+            (invited.data_dir / "feed.log").unlink()
+        async with await Agent.open(invited) as agent:
+            await served(agent, lambda _: len(agent.identities.state.revocations.pages()) == 1)
+            assert set(agent.identities.state.revocations) == {first}
+            assert not agent.identities.state.revocations.single
+
+
 async def test_a_banned_identity_is_gone_until_the_ban_is_lifted(real, agent):
     """A banned identity is not served when the agent acknowledges, and comes back when lifted."""
     await put_entry(real)

@@ -284,6 +284,21 @@ async def test_compaction_keeps_pages_instead_of_events(path):
     assert after.state.revision == 9
 
 
+async def test_word_of_a_form_beyond_this_version_stays_beside_a_page(path):
+    """Nobody here can tell whether the page says the same."""
+    cache = FeedCache(path)
+    list(cache.load())
+    signed = SIGNER.sign(
+        FeedEvent(revision=1, time_ms=0, kind=Kind.REVOCATION, key="1", value={"new": "form"})
+    )
+    strange = pb.Event(body=signed.body, signature=signed.signature)
+    cache.append(part(strange, revision=1, snapshot=True, pages=[page(revocation(1, 1)[1])]))
+    await cache.compact(current=lambda _: True)
+    cache.close()
+    (left,) = reload(path)
+    assert (list(left.events), len(left.pages)) == ([strange], 1)
+
+
 async def test_a_page_that_is_kept_goes_through_compaction(path):
     """Beside the snapshot that lacks something of it, until nothing of it counts any more."""
     cache = FeedCache(path)

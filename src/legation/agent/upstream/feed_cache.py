@@ -253,7 +253,10 @@ def _revocation_event(serial: int) -> FeedEvent:
 
 def _says(message: agent_pb2.Event, revocation: Revocation) -> bool:
     value = FeedEvent.from_bytes(message.body).value
-    return value is not None and Revocation.from_value(value) == revocation
+    try:
+        return value is not None and Revocation.from_value(value) == revocation
+    except InvalidInput:
+        return False  # of a form beyond this version
 
 
 def _pages(part: agent_pb2.Events) -> Iterator[tuple[agent_pb2.RevocationPage, RevocationPage]]:

@@ -42,6 +42,7 @@ _HELLO_S = 10.0
 _SILENCE_S = 20.0
 _MAX_REFUSALS = 256  # of one report
 _MAX_INSTANCE = 64
+_MAX_SERIAL = 40  # hexadecimal digits; RFC 5280, section 4.1.2.2
 _NEWEST_MS = 253_402_300_799_000  # the year 9999
 
 
@@ -270,8 +271,8 @@ class SyncSession:
 
 def _in_force(agent: str, row: InForce) -> InForceRecord:
     try:
-        issued, held = int(row.serial_issued, 16), row.serial_in_force
-        serial = int(held, 16) if held else None
+        issued, held = _serial(row.serial_issued), row.serial_in_force
+        serial = _serial(held) if held else None
     except ValueError:
         raise InvalidInput("a serial number is hexadecimal") from None
     return InForceRecord(
@@ -283,6 +284,12 @@ def _in_force(agent: str, row: InForce) -> InForceRecord:
         since=_moment(row.since_ms),
         problem=row.problem[:MAX_TEXT],
     )
+
+
+def _serial(text: str) -> int:
+    if len(text) > _MAX_SERIAL:
+        raise ValueError(text)
+    return int(text, 16)
 
 
 def _moment(milliseconds: int) -> datetime | None:

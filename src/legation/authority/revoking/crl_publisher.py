@@ -9,7 +9,6 @@ at a time; those that only age wait for nobody, and nobody waits for more than o
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -30,26 +29,18 @@ from legation.authority.revoking.crl_lists import (
     shard_url,
     unexpired_at,
 )
+from legation.authority.revoking.gathering import Acknowledged, Gathering
 from legation.authority.revoking.turns import short_turns
 from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, CommittedEvent, CRLStore, EventDraft, StoredCRL
 from legation.clock import Clock
-from legation.errors import InvalidInput, LegationError, NotFound
+from legation.errors import InvalidInput, LegationError, NotFound, Unavailable
 from legation.pki import Issuer
 from legation.wire.feed import FeedSigner, Kind, Revocation
 
-_COALESCE_S = 0.05
-_LATEST_S = 0.5  # after a revocation its list is made, whoever has not acknowledged it
 _RETRY_S = 2.0
 _TICK_S = 30.0
 _log = logging.getLogger(__name__)
-
-# Returns when everyone who can has acknowledged a revision of the feed.
-Acknowledged = Callable[[int], Awaitable[None]]
-
-
-async def _nobody(_revision: int) -> None:
-    """Wait for nobody's acknowledgement."""
 
 
 class CRLPublisher:
@@ -65,7 +56,7 @@ class CRLPublisher:
         events: EventBus,
         actor: str,
         signer: FeedSigner | None = None,
-        acknowledged: Acknowledged = _nobody,
+        acknowledged: Acknowledged | None = None,
     ) -> None:
         """Publish for `issuers`, by key id in hexadecimal.
 
@@ -77,7 +68,8 @@ class CRLPublisher:
             events: who hears of it.
             actor: who stands in the audit log.
             signer: signs compact sets; without it there are none.
-            acknowledged: waits until a revocation is in force wherever it is pushed to.
+            acknowledged: waits until a revocation is in force wherever it is pushed to;
+                None: nobody is waited for.
         """
         self._store = store
         self._issuers = issuers
@@ -90,10 +82,8 @@ class CRLPublisher:
         self._last: dict[Place, Lists] = {}  # of removed issuers: nobody can sign others
         self._publishing = asyncio.Lock()
         self._compact: dict[Place, tuple[int, bytes]] = {}  # with the list's number
-        self._acknowledged = acknowledged
+        self._gathering = Gathering(acknowledged)
         self._dirty: set[Place] = set()
-        self._newest = 0  # revision of what is revoked
-        self._revoked = asyncio.Event()
 
     async def load(self) -> None:
         """Take up the lists that the store holds, and what they lack.
@@ -126,8 +116,15 @@ class CRLPublisher:
 
         Raises:
             NotFound: no such issuer or shard.
+            Unavailable: a newer one was out before this process began, and is being made again.
         """
-        return self._held(issuer, shard).whole.der
+        held = self._held(issuer, shard)
+        if held.is_lost:
+            # Whoever fetched the newer one would let in again whom only that one names.
+            raise Unavailable(
+                "the newest revocation list is being made again", remedy="ask again in a moment"
+            )
+        return held.whole.der
 
     def delta_crl(self, issuer: str, shard: int) -> bytes:
         """Return the newest delta list, DER.
@@ -179,8 +176,7 @@ class CRLPublisher:
             self._dirty.add((Revocation.from_value(event.value).issuer, shard))
         else:  # released from hold; whose it was the event does not say
             self._dirty |= {place for place in self._lists if place[1] == shard}
-        self._newest = event.revision
-        self._revoked.set()
+        self._gathering.revoked(event.revision)
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -190,25 +186,12 @@ class CRLPublisher:
 
     async def _follow_revocations(self) -> None:
         while True:
-            self._revoked.clear()
-            if not self._dirty:
-                await self._revoked.wait()
-            await self._gathered()
+            await self._gathering.next(waiting=lambda: bool(self._dirty))
             dirty, self._dirty = self._dirty, set()
             failed = [place for place in sorted(dirty) if not await self._try(place, anew=False)]
             if failed:
                 self._dirty.update(failed)
                 await asyncio.sleep(_RETRY_S)
-
-    async def _gathered(self) -> None:
-        """Return when what is revoked by then is acknowledged, or `_LATEST_S` are over."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LATEST_S):
-                await asyncio.sleep(_COALESCE_S)
-                reached = -1
-                while reached < self._newest:
-                    reached = self._newest
-                    await self._acknowledged(reached)
 
     async def _follow_the_clock(self) -> None:
         while True:

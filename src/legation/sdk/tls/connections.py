@@ -59,10 +59,10 @@ class _Condemned:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._native, name)
 
-    def _raise(self, *_: object) -> Any:
+    def refuse(self, *_: object) -> Any:
         raise self._error.with_traceback(None)
 
-    read = write = do_handshake = shutdown = _raise
+    read = write = do_handshake = shutdown = refuse
 
     def pending(self) -> int:
         return 0
@@ -227,6 +227,42 @@ class VerifiedSocket(_Verifying, ssl.SSLSocket):
             raise
         except ssl.SSLError as error:
             raise self._report(error) from None
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - as `ssl` names it
+        """Read; what `recv` and `recv_into` do.
+
+        Raises:
+            ConnectionCut: the connection was cut, before or while a thread waited here.
+        """
+        try:
+            found = super().read(len, buffer)
+        except OSError:
+            self._refuse_if_cut()
+            raise
+        if not found:
+            self._refuse_if_cut()
+        return found
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Write; what `sendall` does.
+
+        Raises:
+            ConnectionCut: the connection was cut, before or while a thread waited here.
+        """
+        try:
+            return super().send(data, flags)
+        except OSError:
+            self._refuse_if_cut()
+            raise
+
+    def _refuse_if_cut(self) -> None:
+        """Say why the socket has ended, where we have ended it.
+
+        A thread that waits is woken by the end of the socket, or by a reset if the other end
+        was quicker: which of them is a matter of time, and no word of what has happened.
+        """
+        if isinstance(self._sslobj, _Condemned):
+            self._sslobj.refuse()
 
     def accept(self) -> tuple[Self, Any]:
         """Accept a connection, with the identity and trust that are in force by now."""

@@ -38,9 +38,9 @@ def drills(
 ) -> Sequence[DrillSummary]:
     """Return drills in brief, the newest first, those older than `before`."""
     rows = connection.execute(
-        f"SELECT {_SUMMARY} FROM drills WHERE ?1 IS NULL OR id < ?1"  # noqa: S608 - constants
-        " ORDER BY id DESC LIMIT ?2",
-        (before, limit),
+        f"SELECT {_SUMMARY} FROM drills WHERE :before IS NULL OR id < :before"  # noqa: S608 - constants
+        " ORDER BY id DESC LIMIT :limit",
+        {"before": before, "limit": limit},
     )
     return [_summary(row) for row in rows]
 

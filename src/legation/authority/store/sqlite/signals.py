@@ -78,8 +78,9 @@ def signals(
     """Return signals, the newest first."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM signals"  # noqa: S608 - constants
-        " WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT ?3",
-        (state, before, limit),
+        " WHERE (:state IS NULL OR state = :state) AND (:before IS NULL OR id < :before)"
+        " ORDER BY id DESC LIMIT :limit",
+        {"state": state, "before": before, "limit": limit},
     )
     return [_signal(row) for row in rows]
 

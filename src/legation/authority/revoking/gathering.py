@@ -1,0 +1,47 @@
+"""When a list follows a revocation: once that is in force wherever it is pushed to.
+
+The list goes to every agent as well. Sent right behind the revocation, it would be the next
+thing that they are busy with, before they have said that they refuse who was revoked.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+COALESCE_S = 0.05
+LATEST_S = 0.5  # after a revocation its list is made, whoever has not acknowledged it
+
+# Returns when everyone who can has acknowledged a revision of the feed.
+Acknowledged = Callable[[int], Awaitable[None]]
+
+
+class Gathering:
+    """Gathers what is revoked until its list is to be made."""
+
+    def __init__(self, acknowledged: Acknowledged | None = None) -> None:
+        """Wait for `acknowledged`, or for nobody."""
+        self._acknowledged = acknowledged
+        self._newest = 0  # revision of what is revoked
+        self._revoked = asyncio.Event()
+
+    def revoked(self, revision: int) -> None:
+        """Note a revocation."""
+        self._newest = revision
+        self._revoked.set()
+
+    async def next(self, *, waiting: Callable[[], bool]) -> None:
+        """Return when what is revoked by then is acknowledged, or `LATEST_S` are over.
+
+        Args:
+            waiting: whether there is something to gather already.
+        """
+        self._revoked.clear()
+        if not waiting():
+            await self._revoked.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LATEST_S):
+                await asyncio.sleep(COALESCE_S)
+                reached = -1
+                while self._acknowledged is not None and reached < self._newest:
+                    reached = self._newest
+                    await self._acknowledged(reached)
