@@ -9,6 +9,7 @@ connected. The process ends when standard input does.
 """
 
 import asyncio
+import gc
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -116,6 +117,8 @@ async def run(task: dict[str, Any]) -> None:
             await connected.wait()
 
     await asyncio.gather(*(begin(token) for token in task["tokens"]))
+    gc.collect()
+    gc.freeze()  # as an agent does when it is ready
     print("connected", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     for each in following:

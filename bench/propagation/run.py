@@ -46,7 +46,7 @@ from legation.clock import from_rfc3339
 from legation.demo.deployment import TRUST_DOMAIN, Deployment
 
 _PROCESSES = 2  # of light agents
-_SETTLE_S = 0.4  # between two revocations: the list that follows each is out as well
+_SETTLE_S = 1.0  # between two revocations: the list that follows each is with all as well
 _WAIT_S = 30.0
 _ROUNDS = 20  # of the bare fan-out
 _EVENT_BYTES = 600

@@ -5,11 +5,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from legation.agent.upstream import feed
 from legation.agent.upstream.feed import FeedReceiver
 from legation.errors import InvalidInput, NotAuthenticated
 from legation.pki import SpiffeID
 from legation.wire.canonical import canonical_json
-from legation.wire.feed import FeedEvent, FeedSigner, Kind, PageRow, RevocationPage
+from legation.wire.feed import (
+    FeedEvent,
+    FeedSigner,
+    Kind,
+    PageRow,
+    RevocationPage,
+    parts,
+    signed_by_any,
+)
+from legation.wire.feed.parts import event_element, part_document
 from legation.wire.feed.revocation_page import to_ms
 from legation.wire.protobuf import agent_pb2 as pb
 
@@ -65,6 +75,57 @@ def test_a_tampered_event_is_refused_and_changes_nothing(receiver, signer):
     with pytest.raises(NotAuthenticated):
         receiver.accept(part(good, bad, revision=2))
     assert (receiver.state.bans, receiver.state.revision) == ({}, 0)
+
+
+def vouched(signer, whole):
+    """Sign a part as a whole."""
+    elements = [event_element(each.body, each.signature) for each in whole.events]
+    whole.signature = signer.sign_document(part_document(elements))
+    return whole
+
+
+def test_one_signature_may_stand_for_all_events_of_a_part(receiver, signer, monkeypatch):
+    """Then it alone is looked at, however many there are."""
+    checked = []
+
+    def counted(keys, signature, document):
+        checked.append(signature)
+        return signed_by_any(keys, signature, document)
+
+    monkeypatch.setattr(parts, "signed_by_any", counted)
+    monkeypatch.setattr(feed, "open_event", lambda *_: pytest.fail("checked by itself"))
+    events = [ban(signer, number, f"spiffe://example.org/{number}") for number in range(1, 6)]
+    assert receiver.accept(vouched(signer, part(*events, snapshot=True, revision=5)))
+    assert (len(receiver.state.bans), len(checked)) == (5, 1)
+
+
+@pytest.mark.parametrize("change", ["body", "signature", "left out", "order", "one more"])
+def test_what_was_signed_together_is_refused_in_any_other_form(receiver, signer, change):
+    """Also where each of the events would pass by itself."""
+    first, second, third = (ban(signer, n, f"spiffe://example.org/{n}") for n in (1, 2, 3))
+    whole = vouched(signer, part(first, second, snapshot=True, revision=3))
+    match change:
+        case "body":
+            whole.events[1].body = whole.events[1].body.replace(b"test", b"fest")
+        case "signature":
+            whole.events[1].signature = third.signature
+        case "left out":
+            del whole.events[1]
+        case "order":
+            del whole.events[:]
+            whole.events.extend([second, first])
+        case "one more":
+            whole.events.append(third)
+    with pytest.raises(NotAuthenticated, match="these events as they came"):
+        receiver.accept(whole)
+    assert receiver.state.bans == {}
+
+
+def test_a_stranger_vouches_for_nothing(receiver, signer):
+    """Its signature over genuine events is worth less than none."""
+    stranger = FeedSigner(Ed25519PrivateKey.generate())
+    with pytest.raises(NotAuthenticated):
+        receiver.accept(vouched(stranger, part(ban(signer, 1), snapshot=True, revision=1)))
 
 
 def test_an_event_of_another_signer_is_refused(receiver):

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 
 from legation.authority.events import EventBus
 from legation.authority.feed import hub as feed_module
+from legation.authority.feed import messages
 from legation.authority.feed import pages as pages_module
 from legation.authority.feed.follower import Follower
 from legation.authority.feed.hub import FeedHub
 from legation.authority.feed.messages import (
     EncodedEvent,
     Header,
+    Part,
     events_message,
     heartbeat_message,
+    parts_of,
 )
 from legation.authority.maintenance import Maintenance
 from legation.authority.store import AuditDraft, CommittedEvent, EventDraft
@@ -38,7 +41,9 @@ from legation.wire.feed import (
     SignedEvent,
     WorkloadEntry,
     open_page,
+    signed_by_any,
 )
+from legation.wire.feed.parts import event_element, part_document
 from legation.wire.feed.revocation_page import HOLD
 from legation.wire.protobuf import agent_pb2 as pb
 from tests.support.authority import settings_for
@@ -55,7 +60,7 @@ class FeedWorld:
 
     def __init__(self, store: SQLiteStore) -> None:
         self.store = store
-        self.hub = FeedHub("feed", store, sign_page=SIGNER.sign_document)
+        self.hub = FeedHub("feed", store, sign=SIGNER.sign_document)
 
     @classmethod
     async def open(cls, path: Path) -> "FeedWorld":
@@ -67,10 +72,9 @@ class FeedWorld:
     async def set(self, draft: EventDraft) -> None:
         # What is in a page has no revision any more; nothing but revocations is.
         log = await self.store.events_after(0, limit=999) if draft.kind is Kind.REVOCATION else ()
-        expected = max(
-            (each.event.revision for each in log if each.event.key == draft.key),
-            default=self.hub.revision_of(draft.kind, draft.key),
-        )
+        expected = self.hub.revision_of(draft.kind, draft.key)
+        for event in (each.event for each in log if each.event.key == draft.key):
+            expected = 0 if event.value is None else event.revision
         await self.store.set_value(draft, expected=expected, at=NOW, audit=AUDIT)
 
     async def entry(self, name: str, agents: tuple[str, ...]) -> None:
@@ -404,7 +408,7 @@ async def test_a_large_snapshot_comes_in_parts(
     feed: FeedWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each part is bounded, the first begins it and the last completes it."""
-    monkeypatch.setattr(feed_module, "_PART_BYTES", 2000)
+    monkeypatch.setattr(messages, "_PART_BYTES", 2000)
     for number in range(30):
         await feed.ban(f"b{number}", lift=False)
     with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
@@ -435,21 +439,28 @@ def test_messages_are_what_the_generated_code_would_make(
     bodies: list[bytes], revision: int
 ) -> None:
     """Elements joined by hand parse as the same message."""
-    elements = []
+    encoded = []
     for number, body in enumerate(bodies, start=1):
         event = FeedEvent(revision=number, time_ms=0, kind=Kind.BAN, key="k", value=None)
         signed = SignedEvent(body=body, signature=body[::-1])
-        elements.append(EncodedEvent.encode(CommittedEvent(event=event, signed=signed)).element)
+        encoded.append(EncodedEvent.encode(CommittedEvent(event=event, signed=signed)))
     header = Header(feed_id="f", revision=revision, snapshot=True, complete=False)
-    assert pb.SyncResponse.FromString(events_message(header, elements)) == pb.SyncResponse(
+    (part,) = list(parts_of(encoded, SIGNER.sign_document)) or [Part()]
+    events = [pb.Event(body=body, signature=body[::-1]) for body in bodies]
+    assert pb.SyncResponse.FromString(events_message(header, part)) == pb.SyncResponse(
         events=pb.Events(
             feed_id="f",
             revision=revision,
             snapshot=True,
             complete=False,
-            events=[pb.Event(body=body, signature=body[::-1]) for body in bodies],
+            events=events,
+            signature=part.signature,
         )
     )
+    assert bool(part.signature) == (len(bodies) > 1)
+    if part.signature:
+        document = part_document(event_element(each.body, each.signature) for each in events)
+        assert signed_by_any([SIGNER.public_key], part.signature, document)
     assert pb.SyncResponse.FromString(heartbeat_message(now_ms=5, revision=revision)) == (
         pb.SyncResponse(heartbeat=pb.Heartbeat(now_ms=5, revision=revision))
     )
@@ -538,7 +549,7 @@ async def test_followers_that_lack_the_same_are_given_the_same_message(tmp_path:
 # --- pages ------------------------------------------------------------------------------------
 
 
-def parts_of(messages: list[bytes]) -> list[pb.Events]:
+def parts_in(messages: list[bytes]) -> list[pb.Events]:
     return [pb.SyncResponse.FromString(message).events for message in messages]
 
 
@@ -556,7 +567,7 @@ async def test_old_revocations_travel_in_pages(feed: FeedWorld) -> None:
         await feed.revoke(serial, until=NOW + timedelta(hours=serial))
     await feed.hold(90, until=NOW + timedelta(hours=1), release=False)
     snapshots = [feed.hub.snapshot(agent) for agent in AGENTS[:2]]
-    first, page, last = parts_of(snapshots[0])
+    first, page, last = parts_in(snapshots[0])
     assert (first.snapshot, first.complete, list(first.events)) == (True, False, [])
     assert [len(part.pages) for part in (first, page, last)] == [0, 1, 0]
     assert {FeedEvent.from_bytes(each.body).key for each in last.events} == {"5", "6", "7", "5a"}
@@ -576,7 +587,7 @@ async def test_who_follows_is_given_the_page(feed: FeedWorld) -> None:
         parts = []
         for serial in range(1, 7):
             await feed.revoke(serial, until=NOW + timedelta(hours=1))
-            parts += parts_of(await follower.next(idle_s=5))
+            parts += parts_in(await follower.next(idle_s=5))
     assert [len(part.events) for part in parts] == [1] * 6
     assert [len(part.pages) for part in parts] == [0] * 5 + [1]
     (page,) = parts[-1].pages
@@ -605,7 +616,7 @@ async def test_what_is_on_record_is_in_pages_after_a_restart(
     assert state.revocations == before
     assert set(state.revocations.single) == {90, 99}
     assert set(state.revoked_issuers) == {"CN=x"}
-    assert sum(len(part.pages) for part in parts_of(again.hub.snapshot(AGENTS[0]))) == 1
+    assert sum(len(part.pages) for part in parts_in(again.hub.snapshot(AGENTS[0]))) == 1
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -631,7 +642,7 @@ async def test_who_joins_is_not_told_what_no_longer_holds(feed: FeedWorld) -> No
     for serial in range(1, 7):
         await feed.revoke(serial, until=NOW + timedelta(hours=1))
     await feed.revoke(1, until=NOW + timedelta(hours=1), reason="keyCompromise")
-    parts = parts_of(feed.hub.snapshot(AGENTS[0]))
+    parts = parts_in(feed.hub.snapshot(AGENTS[0]))
     (page,) = [page for part in parts for page in part.pages]
     opened = open_page(page.document, page.signature, [SIGNER.public_key])
     assert sorted(opened.serials()) == [2, 3, 4]

@@ -52,7 +52,7 @@ class Kept:
         self.store = store
         self.path = path
         self.clock = FixedClock(NOW)
-        self.hub = FeedHub("f1", store, sign_page=SIGNER.sign_document)
+        self.hub = FeedHub("f1", store, sign=SIGNER.sign_document)
         self.heard: list[AuthorityEvent] = []
         events = EventBus()
         events.subscribe(self.heard.append)

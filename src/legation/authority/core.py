@@ -72,7 +72,7 @@ async def open_core(
             remedy="correct trust_domain or data_dir",
         )
     opened = await open_keys(store, kek, identity.salt)
-    hub = FeedHub(identity.feed_id, store, sign_page=opened.signer.sign_document)
+    hub = FeedHub(identity.feed_id, store, sign=opened.signer.sign_document)
     await hub.load()
     store.attach(sign=opened.signer.sign, deliver=hub.deliver)
     bounds = Bounds(lambda: hub.state.staleness, settings.crl_validity_s)

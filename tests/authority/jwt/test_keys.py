@@ -49,7 +49,7 @@ async def scene(settings: AuthoritySettings, clock: FixedClock) -> AsyncIterator
     try:
         identity = await store.identity()
         opened = await open_keys(store, KEK, identity.salt)
-        hub = FeedHub(identity.feed_id, store, sign_page=opened.signer.sign_document)
+        hub = FeedHub(identity.feed_id, store, sign=opened.signer.sign_document)
         events = EventBus()
         board = PropagationBoard(clock, Bounds(dict, 3600))
         await hub.load()

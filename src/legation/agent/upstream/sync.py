@@ -1,6 +1,7 @@
 """Keeps the agent in step with the authority: the feed down, acknowledgements up."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
@@ -102,6 +103,7 @@ class FeedSync:
         self._instance = secrets.token_bytes(16)
         self._restart = asyncio.Event()
         self._parts: list[agent_pb2.Events] = []
+        self._heard = 0.0
         self._named: deque[int] = deque(maxlen=_BEHIND_HEARTBEATS + 1)
 
     def restore(self) -> None:
@@ -180,16 +182,23 @@ class FeedSync:
                 self._state_rotation(stream),
                 self._seen.run(stream.send),
                 _stay_heard(stream),
-                self._restart.wait(),
+                self._until_restart(),
             )
+
+    async def _until_restart(self) -> None:
+        """Return when another stream is wanted, raise when nothing comes on this one."""
+        self._heard = self._clock.monotonic()
+        while (left := self._heard + SILENCE_S - self._clock.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._restart.wait()
+                return
+        raise TimedOut(f"the authority said nothing for {SILENCE_S:.0f} s")
 
     async def _receive(self, stream: SyncConnection) -> None:
         while True:
-            try:
-                async with asyncio.timeout(SILENCE_S):
-                    message = await stream.receive()
-            except TimeoutError:
-                raise TimedOut(f"the authority said nothing for {SILENCE_S:.0f} s") from None
+            message = await stream.receive()
+            self._heard = self._clock.monotonic()
             self.last_contact = self._clock.now()
             if not self.connected:
                 self.connected, self.problem = True, None

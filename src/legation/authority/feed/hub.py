@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 
-from legation.authority.feed.messages import EncodedEvent, Header, events_message
+from legation.authority.feed.messages import (
+    EncodedEvent,
+    Header,
+    Part,
+    events_message,
+    parts_of,
+)
 from legation.authority.feed.pages import RevocationPages
 from legation.authority.store import CommittedEvent, FeedStore
 from legation.wire.feed import FeedState, Kind, PageRow
@@ -21,7 +27,6 @@ from legation.wire.feed.page_outline import MAX_ROWS
 
 _MAX_RECENT = 16_384  # events
 _MAX_RECENT_BYTES = 32 << 20
-_PART_BYTES = 512 << 10  # of one message; a single larger event has one to itself
 _PAGE = 1000  # events read from the store at once
 _LOADED = 5000  # the same, when all of them are
 _WOKEN = 64  # followers at once, some 3 ms
@@ -43,29 +48,28 @@ class FeedHub:
         horizon: what a follower must hold at least to go on without a snapshot.
     """
 
-    def __init__(
-        self, feed_id: str, store: FeedStore, *, sign_page: Callable[[bytes], bytes]
-    ) -> None:
+    def __init__(self, feed_id: str, store: FeedStore, *, sign: Callable[[bytes], bytes]) -> None:
         """Begin with nothing.
 
         Args:
             feed_id: names the feed.
             store: what `load` reads, and `page_since`.
-            sign_page: signs a document with the feed key.
+            sign: signs a document with the feed key.
         """
         self.feed_id = feed_id
         self.state = FeedState()
         self.horizon = 0
         self._store = store
         self._current: dict[tuple[Kind, str], EncodedEvent] = {}
-        self._pages = RevocationPages(self.state.revocations, feed_id=feed_id, sign=sign_page)
+        self._pages = RevocationPages(self.state.revocations, feed_id=feed_id, sign=sign)
+        self._sign = sign
         self._unpaged: dict[int, None] = {}  # serial numbers that could be in a page, oldest first
         self._restricted: dict[str, dict[tuple[Kind, str], EncodedEvent]] = {}
         self._patterns: set[str] = set()  # those among the keys of _restricted
         self._recent: deque[EncodedEvent] = deque()
         self._recent_bytes = 0
         self._recent_after = 0  # every event newer than this revision is in _recent
-        self._public_parts: list[bytes] | None = None
+        self._public_parts: list[Part] | None = None
         self._wakers: dict[str, set[Callable[[], None]]] = {}
         self._sleeping: OrderedDict[Callable[[], None], None] = OrderedDict()  # to be woken
         self._waking = False
@@ -229,14 +233,14 @@ class FeedHub:
         pages = self._pages.messages()
         if self._public_parts is None:
             public = (e for e in self._current.values() if e.audience is None)
-            self._public_parts = list(_parts(e.element for e in public))
+            self._public_parts = list(parts_of(public, self._sign))
         own = dict(self._restricted.get(agent, {}))
         for pattern in self._patterns:
             if covers(pattern, agent):
                 own |= self._restricted[pattern]
-        parts = [*self._public_parts, *_parts(e.element for e in own.values())] or [b""]
+        parts = [*self._public_parts, *parts_of(own.values(), self._sign)] or [Part()]
         if pages:
-            parts.insert(0, b"")
+            parts.insert(0, Part())
         messages = [
             events_message(
                 Header(
@@ -245,7 +249,7 @@ class FeedHub:
                     snapshot=index == 0,
                     complete=index == len(parts) - 1,
                 ),
-                (part,),
+                part,
             )
             for index, part in enumerate(parts)
         ]
@@ -263,9 +267,9 @@ class FeedHub:
         return self._updated[1]
 
     def _update(self, events: Iterable[EncodedEvent], *, complete: bool) -> list[bytes]:
-        parts = list(_parts(event.element for event in events))
+        parts = list(parts_of(events, self._sign))
         if complete and not parts:
-            parts = [b""]
+            parts = [Part()]
         return [
             events_message(
                 Header(
@@ -273,7 +277,7 @@ class FeedHub:
                     revision=self.revision,
                     complete=complete and index == len(parts) - 1,
                 ),
-                (part,),
+                part,
             )
             for index, part in enumerate(parts)
         ]
@@ -303,17 +307,3 @@ class FeedHub:
             oldest = self._recent.popleft()
             self._recent_bytes -= len(oldest.element)
             self._recent_after = oldest.revision
-
-
-def _parts(elements: Iterable[bytes]) -> Iterable[bytes]:
-    """Join elements into parts of bounded size."""
-    part: list[bytes] = []
-    size = 0
-    for element in elements:
-        if part and size + len(element) > _PART_BYTES:
-            yield b"".join(part)
-            part, size = [], 0
-        part.append(element)
-        size += len(element)
-    if part:
-        yield b"".join(part)

@@ -6,7 +6,7 @@ who has the old ones refuses the same.
 
 from collections.abc import Callable, Iterable, Sequence
 
-from legation.authority.feed.messages import Header, events_message, page_element
+from legation.authority.feed.messages import Header, Part, events_message, page_element
 from legation.errors import LimitExceeded
 from legation.wire.feed import PageRow, RevocationPage, Revocations
 from legation.wire.feed.page_outline import MAX_ROWS
@@ -62,7 +62,7 @@ class RevocationPages:
     def _message(self, page: RevocationPage) -> bytes:
         # Without a revision: only the last part of a snapshot says where it leads.
         header = Header(feed_id=self._feed_id, revision=0, complete=False)
-        return events_message(header, (page_element(page),))
+        return events_message(header, Part(content=page_element(page)))
 
     def _make_anew(self, pages: Iterable[HeldPage]) -> None:
         rows: list[PageRow] = []

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Self
 
 from cryptography.exceptions import InvalidSignature
@@ -32,6 +33,9 @@ class Kind(StrEnum):
     ROTATION = "rotation"  # id of the order
     STALENESS = "staleness"  # name of a staleness policy
     KEY_BAN = "key_ban"  # SHA-256 of a SubjectPublicKeyInfo, lower-case hexadecimal
+
+
+_KINDS = frozenset(Kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,7 @@ class FeedEvent:
                 pass
             case _:
                 raise InvalidInput("not a feed event")
-        if kind not in set(Kind):
+        if kind not in _KINDS:
             raise InvalidInput(f"feed event of unknown kind {kind[:40]!a}")
         if audience is not None and not all(isinstance(member, str) for member in audience):
             raise InvalidInput("the audience of a feed event is a list of SPIFFE IDs")
@@ -175,11 +179,16 @@ def open_event(signed: SignedEvent, keys: Iterable[bytes]) -> FeedEvent:
     return FeedEvent.from_bytes(signed.body)
 
 
+@lru_cache(maxsize=16)
+def _public_key(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
 def signed_by_any(keys: Iterable[bytes], signature: bytes, document: bytes) -> bool:
     """Tell whether one of `keys` (raw Ed25519) has signed `document`."""
     for key in keys:
         try:
-            Ed25519PublicKey.from_public_bytes(key).verify(signature, document)
+            _public_key(key).verify(signature, document)
         except InvalidSignature:
             continue
         return True

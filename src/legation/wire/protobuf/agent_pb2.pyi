@@ -303,20 +303,22 @@ class SyncResponse(_message.Message):
     def __init__(self, events: _Optional[_Union[Events, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
 
 class Events(_message.Message):
-    __slots__ = ("feed_id", "snapshot", "complete", "revision", "events", "pages")
+    __slots__ = ("feed_id", "snapshot", "complete", "revision", "events", "pages", "signature")
     FEED_ID_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     PAGES_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     feed_id: str
     snapshot: bool
     complete: bool
     revision: int
     events: _containers.RepeatedCompositeFieldContainer[Event]
     pages: _containers.RepeatedCompositeFieldContainer[RevocationPage]
-    def __init__(self, feed_id: _Optional[str] = ..., snapshot: _Optional[bool] = ..., complete: _Optional[bool] = ..., revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., pages: _Optional[_Iterable[_Union[RevocationPage, _Mapping]]] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, feed_id: _Optional[str] = ..., snapshot: _Optional[bool] = ..., complete: _Optional[bool] = ..., revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., pages: _Optional[_Iterable[_Union[RevocationPage, _Mapping]]] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("body", "signature")

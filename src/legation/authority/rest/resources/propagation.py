@@ -27,7 +27,7 @@ RECHECK_S = 1.0
 # After a revocation a thousand points change one by one, and each look is at all of them: of the
 # time until they have all changed, so much may go into looking.
 _SHARE = 0.1
-_GATHERED_S = 0.05  # at the longest
+_GATHERED_S = 0.1  # at the longest
 # A point that lost its agent is back within this time, or its process has ended.
 _LEFT_LATELY = timedelta(minutes=1)
 
@@ -248,7 +248,7 @@ def _arrived(
         place = point.agent, point.id
         if point.revision >= revision and place not in reached:
             reached.add(place)
-            yield PropagationLine(point=Point.of(point))
+            yield PropagationLine.model_construct(point=Point.of(point))
 
 
 def _left(call: Call, revision: int, *, since: datetime) -> Iterator[Point]:
