@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from legation.authority.events import EventBus
 from legation.authority.feed import hub as feed_module
-from legation.authority.feed import messages
+from legation.authority.feed import messages as messages_module
 from legation.authority.feed import pages as pages_module
 from legation.authority.feed.follower import Follower
 from legation.authority.feed.hub import FeedHub
@@ -408,7 +408,7 @@ async def test_a_large_snapshot_comes_in_parts(
     feed: FeedWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each part is bounded, the first begins it and the last completes it."""
-    monkeypatch.setattr(messages, "_PART_BYTES", 2000)
+    monkeypatch.setattr(messages_module, "_PART_BYTES", 2000)
     for number in range(30):
         await feed.ban(f"b{number}", lift=False)
     with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
