@@ -74,6 +74,23 @@ def test_what_starts_inside_a_window_says_so(lifetime, passed, failures, jitter,
         assert settled.note.startswith("inside a freeze")
 
 
+@pytest.mark.parametrize(
+    "windows",
+    [
+        # All of the week but the first minute of it, which begins with the present.
+        (WeeklyWindow(timedelta(minutes=1), timedelta()),),
+        (OnceWindow(START + HOUR, START + 2 * HOUR),),
+    ],
+    ids=["after one", "before one"],
+)
+def test_the_largest_share_of_the_room_is_not_all_of_it(windows):
+    """Where the room ends the next window begins."""
+    almost_one = 0.9999999999999998
+    for hours in range(1, 96):
+        settled = plan(hours * HOUR, windows, jitter=almost_one)
+        assert not frozen(settled.moment, windows) or settled.note.startswith("inside a freeze")
+
+
 @given(lifetimes, elapsed, jitters, freezes)
 def test_what_waits_keeps_a_margin(lifetime, passed, jitter, freezes):
     """A renewal that waits for the end of a window leaves a tenth of the lifetime, unless the

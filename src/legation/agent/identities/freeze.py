@@ -51,14 +51,15 @@ class Settled:
         if end - window.end >= margin:
             following = next((w.begin for w in windows if w.begin > window.end), end)
             room = min(margin, end - margin - window.end, following - window.end)
+            # A share of nearly one is rounded to all of it, where the next window begins.
+            later = min(room * jitter, max(room - timedelta.resolution, timedelta()))
             until = window.end.isoformat(timespec="minutes")
-            return cls(
-                moment=max(now, window.end + room * jitter), note=f"waits for the freeze of {until}"
-            )
+            return cls(moment=max(now, window.end + later), note=f"waits for the freeze of {until}")
         if now < window.begin and lifetime - (window.end - window.begin) >= 2 * margin:
             free = max((w.end for w in windows if w.end <= window.begin), default=now)
             room = min(margin, window.begin - max(now, free))
-            return cls(moment=window.begin - room * (1 - jitter), note="comes before a freeze")
+            earlier = max(room * (1 - jitter), timedelta.resolution)
+            return cls(moment=window.begin - earlier, note="comes before a freeze")
         return cls(moment=due, note="inside a freeze: the certificate does not outlive it")
 
 
