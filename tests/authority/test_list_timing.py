@@ -15,7 +15,7 @@ from legation.errors import InvalidInput, Unavailable
 from legation.pki import RevocationList, SpiffeID, build_request, generate_key
 from tests.support.authority import ADMIN, Agent, World, certificate_of, running, settings_for
 
-LATEST_S = gathering.LATEST_S
+LATEST_S, PATIENCE_S = gathering.LATEST_S, gathering.PATIENCE_S
 
 
 class Scene:
@@ -87,6 +87,7 @@ async def test_a_list_follows_the_acknowledgement(
 ) -> None:
     """Of the agent and of its enforcement point, however long that takes."""
     monkeypatch.setattr(gathering, "LATEST_S", 60)
+    monkeypatch.setattr(gathering, "PATIENCE_S", 60)
     scene.connect()
     revision = await scene.revoke()
     await asyncio.sleep(0.15)
@@ -98,10 +99,31 @@ async def test_a_list_follows_the_acknowledgement(
 
 
 async def test_whoever_never_acknowledges_delays_a_list_for_a_moment(scene: Scene) -> None:
-    """Half a second, and no longer."""
+    """A fifth of a second, and no longer."""
     scene.connect()
     await scene.revoke()
-    assert LATEST_S * 0.9 < await scene.next_list_s() < LATEST_S * 2
+    assert PATIENCE_S * 0.9 < await scene.next_list_s() < LATEST_S
+
+
+async def test_as_long_as_more_and_more_acknowledge_the_others_are_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand take longer than one, but not for ever."""
+    monkeypatch.setattr(gathering, "LATEST_S", 0.7)
+    scene.connect()
+    other = await scene.world.enrol("two")
+    scene.board.connected(other.spiffe_id, other, version="1", revision=0)
+    revision = await scene.revoke()
+
+    async def acknowledge() -> None:
+        while True:
+            scene.say(revision)
+            await asyncio.sleep(0.05)
+
+    acknowledging = asyncio.ensure_future(acknowledge())
+    took_s = await scene.next_list_s()
+    acknowledging.cancel()
+    assert 0.6 < took_s < 1.4
 
 
 async def test_with_nobody_to_tell_a_list_follows_at_once(scene: Scene) -> None:
@@ -123,6 +145,7 @@ async def test_who_is_told_by_lists_is_not_waited_for(
 ) -> None:
     """A server that reads files has a revocation in force with the list, so never before it."""
     monkeypatch.setattr(gathering, "LATEST_S", 60)
+    monkeypatch.setattr(gathering, "PATIENCE_S", 60)
     scene.connect()
     revision = await scene.revoke()
     scene.say(revision, point=0, kind=READS_LISTS)

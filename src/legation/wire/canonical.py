@@ -42,12 +42,7 @@ def parse_json(data: bytes, *, limit: int = 1 << 20) -> Any:
     try:
         # Decoded here, because json.loads would guess UTF-16 and UTF-32.
         text = data.decode("utf-8")
-        value = json.loads(
-            text,
-            object_pairs_hook=_without_duplicates,
-            parse_constant=_no_constant,
-            parse_int=_bounded_int,
-        )
+        value = _decoder.decode(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -58,7 +53,9 @@ def parse_json(data: bytes, *, limit: int = 1 << 20) -> Any:
         raise InvalidInput("a lone surrogate has no place in JSON") from None
     except json.JSONDecodeError as error:
         raise InvalidInput(f"not JSON: {error}") from None
-    _check_depth(value, 0)
+    # What opens fewer brackets is no deeper; to look at each value takes as long as to read it.
+    if text.count("{") + text.count("[") > MAX_DEPTH:
+        _check_depth(value, 0)
     return value
 
 
@@ -78,6 +75,12 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(word: str) -> object:
     raise InvalidInput(f"{word} is not JSON")
+
+
+# Made once: each `json.loads` with hooks makes one.
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_without_duplicates, parse_constant=_no_constant, parse_int=_bounded_int
+)
 
 
 def _check_depth(value: object, depth: int) -> None:

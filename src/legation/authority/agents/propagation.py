@@ -75,12 +75,15 @@ class _Behind:
 
     def __init__(self, revision: int, agents: list[_Agent]) -> None:
         self.nobody = asyncio.get_running_loop().create_future()
+        self.fewer = False  # since somebody last set it back
         self._revision = revision
         self._agents = agents
         self._look()
 
     def note(self, agent: _Agent) -> None:
         """Take note that an agent has stated something, or has gone."""
+        if agent.session is None or agent.revision >= self._revision:
+            self.fewer = True
         if self._agents and self._agents[-1] is agent:
             self._look()
 
@@ -226,16 +229,22 @@ class PropagationBoard:
                 yield agent.revision
                 yield from (point.revision for point in agent.points.values())
 
-    async def everywhere(self, revision: int) -> None:
+    async def everywhere(self, revision: int, *, patience_s: float | None = None) -> None:
         """Return when `revision` is in force wherever it is pushed to.
 
         That is at the agents that are connected now, and at their enforcement points but for
-        those that read files. Who goes, or comes later, is not waited for.
+        those that read files. Who goes, or comes later, is not waited for; nor are those that
+        are left, once nobody else has got there for `patience_s`.
         """
         connected = [agent for agent in self._agents.values() if agent.session is not None]
         behind = _Behind(revision, connected)
         self._waiting.add(behind)
         try:
+            while patience_s is not None and not behind.nobody.done():
+                behind.fewer = False
+                await asyncio.wait((behind.nobody,), timeout=patience_s)
+                if not behind.fewer:
+                    return
             await behind.nobody
         finally:
             self._waiting.discard(behind)

@@ -6,13 +6,18 @@ thing that they are busy with, before they have said that they refuse who was re
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 COALESCE_S = 0.05
-LATEST_S = 0.5  # after a revocation its list is made, whoever has not acknowledged it
+PATIENCE_S = 0.2  # once nobody more has acknowledged for so long, the others are not waited for
+LATEST_S = 1.0  # after a revocation its list is made, whoever has not acknowledged it
 
-# Returns when everyone who can has acknowledged a revision of the feed.
-Acknowledged = Callable[[int], Awaitable[None]]
+
+class Acknowledged(Protocol):
+    """Returns when everyone has acknowledged a revision, or nobody more has for `patience_s`."""
+
+    async def __call__(self, revision: int, *, patience_s: float) -> None: ...
 
 
 class Gathering:
@@ -44,4 +49,4 @@ class Gathering:
                 reached = -1
                 while self._acknowledged is not None and reached < self._newest:
                     reached = self._newest
-                    await self._acknowledged(reached)
+                    await self._acknowledged(reached, patience_s=PATIENCE_S)

@@ -26,8 +26,8 @@ from legation.policy import Freshness, Then
 RECHECK_S = 1.0
 # After a revocation a thousand points change one by one, and each look is at all of them: of the
 # time until they have all changed, so much may go into looking.
-_SHARE = 0.1
-_GATHERED_S = 0.1  # at the longest
+_SHARE = 0.05
+_GATHERED_S = 0.25  # at the longest
 # A point that lost its agent is back within this time, or its process has ended.
 _LEFT_LATELY = timedelta(minutes=1)
 
