@@ -29,7 +29,7 @@ _MAX_RECENT = 16_384  # events
 _MAX_RECENT_BYTES = 32 << 20
 _PAGE = 1000  # events read from the store at once
 _LOADED = 5000  # the same, when all of them are
-_WOKEN = 64  # followers at once, some 3 ms
+_WOKEN = 16  # followers at once, some 2 ms: who has revoked needs several turns to be answered
 _LOOSE = 1000  # the newest revocations, in no page
 _PAGE_ROWS = 1024  # of a page that is made while others wait: some 10 ms
 
