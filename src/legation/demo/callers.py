@@ -301,14 +301,14 @@ class Load:
 async def _connect(
     port: int, context: ssl.SSLContext | None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.wait_for(
-        asyncio.open_connection("127.0.0.1", port, ssl=context), REQUEST_TIMEOUT_S
-    )
+    async with asyncio.timeout(REQUEST_TIMEOUT_S):
+        return await asyncio.open_connection("127.0.0.1", port, ssl=context)
 
 
 async def _answered(exchange: Awaitable[Answer]) -> Answer:
     try:
-        return await asyncio.wait_for(exchange, REQUEST_TIMEOUT_S)
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            return await exchange
     except (OSError, TimeoutError, asyncio.IncompleteReadError, EOFError) as error:
         return Answer(status=None, error=_reason(error))
 

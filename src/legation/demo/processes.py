@@ -55,7 +55,8 @@ class ChildProcess:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
             try:
-                await asyncio.wait_for(self.process.wait(), grace_s)
+                async with asyncio.timeout(grace_s):
+                    await self.process.wait()
             except TimeoutError:
                 await self.kill()
         return await self.process.wait()

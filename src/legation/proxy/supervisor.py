@@ -254,7 +254,8 @@ class ProxySupervisor:
             with contextlib.suppress(ProcessLookupError):
                 end()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), _END_S)
+                async with asyncio.timeout(_END_S):
+                    await self._process.wait()
                 return
 
     async def _busy(self) -> bool:

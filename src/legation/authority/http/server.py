@@ -135,7 +135,8 @@ class _Server(uvicorn.Server):
         """Keep the Date header right, and end at once when told to stop."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self.stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Stop listening; let requests end within the grace time, then cut what is left."""
