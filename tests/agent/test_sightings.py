@@ -1,6 +1,5 @@
 """What an agent tells of the peers that its points saw, and of where its node is."""
 
-import asyncio
 import ipaddress
 import socket
 from dataclasses import replace
@@ -13,7 +12,6 @@ from legation.agent.addresses import node_addresses
 from legation.agent.local.enforcement_sightings import see_refused, take_sightings
 from legation.agent.model import PointBoard, PointState
 from legation.agent.sightings import Case, SightingBoard
-from legation.agent.upstream import seen as reporting
 from legation.agent.upstream.seen import SeenReport
 from legation.clock import FixedClock
 from legation.errors import Unavailable
@@ -73,11 +71,6 @@ class Stream:
         self.sent.append(message)
 
 
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporting, "REPORT_EVERY_S", 0.001)
-
-
 async def test_sightings_travel_with_their_age() -> None:
     """Neither clock matters; what a broken stream did not take is told on the next."""
     clock, board = FixedClock(datetime(2030, 1, 1, tzinfo=UTC)), SightingBoard()
@@ -87,13 +80,9 @@ async def test_sightings_travel_with_their_age() -> None:
     board.see(CASE, at=clock.monotonic())
     clock.advance(0.25)
     with pytest.raises(Unavailable):
-        await report.run(Stream(0).send)
+        await report.tell(Stream(0).send)
     stream = Stream(1)
-    board_seen = asyncio.ensure_future(report.run(stream.send))
-    async with asyncio.timeout(5):
-        while not stream.sent:
-            await asyncio.sleep(0.001)
-    board_seen.cancel()
+    await report.tell(stream.send)
     (row,) = stream.sent[0].sightings.sightings
     assert (row.count, row.first_ms_ago, row.last_ms_ago) == (2, 1750, 250)
     assert (row.point, row.service, row.serial, row.address) == (
@@ -106,17 +95,16 @@ async def test_addresses_are_stated_when_they_change() -> None:
     at = [("192.0.2.1",)]
     clock = FixedClock(datetime(2030, 1, 1, tzinfo=UTC))
     report = SeenReport(SightingBoard(), clock=clock, addresses=lambda: at[0])
-    stream = Stream(2)
-    running = asyncio.ensure_future(report.run(stream.send))
-    async with asyncio.timeout(5):
-        while len(stream.sent) < 1:
-            await asyncio.sleep(0.001)
-        at[0] = ("192.0.2.2", "::1")
-        while len(stream.sent) < 2:
-            await asyncio.sleep(0.001)
-    running.cancel()
+    stream = Stream(3)
+    await report.tell(stream.send)
+    at[0] = ("192.0.2.2", "::1")
+    for _ in range(10):
+        assert len(stream.sent) == 1
+        await report.tell(stream.send)
+    report.begin()
+    await report.tell(stream.send)
     assert [list(message.places.addresses) for message in stream.sent] == [
-        ["192.0.2.1"], ["192.0.2.2", "::1"],
+        ["192.0.2.1"], ["192.0.2.2", "::1"], ["192.0.2.2", "::1"],
     ]  # fmt: skip
 
 
@@ -144,14 +132,10 @@ async def test_a_kernel_that_does_not_tell_keeps_nothing_from_working(
     board = SightingBoard()
     board.see(CASE, at=0.0)
     stream = Stream(1)
-    running = asyncio.ensure_future(
-        SeenReport(board, clock=FixedClock(datetime(2030, 1, 1, tzinfo=UTC))).run(stream.send)
-    )
-    async with asyncio.timeout(5):
-        while not stream.sent:
-            await asyncio.sleep(0.001)
-    await asyncio.sleep(0.02)
-    running.cancel()
+    report = SeenReport(board, clock=FixedClock(datetime(2030, 1, 1, tzinfo=UTC)))
+    for _ in range(11):
+        await report.tell(stream.send)
+    assert len(stream.sent) == 1
     assert len([r for r in caplog.records if "where this node is" in r.message]) == 1
 
 

@@ -12,7 +12,7 @@ from legation.authority.events import AgentConnected, AgentDisconnected, Handsha
 from legation.authority.wiring import build
 from legation.errors import Conflict
 from legation.pki import build_request, certificate_from_der, generate_key
-from legation.wire.agent_calls import SYNC_PATH
+from legation.wire.agent_calls import ISSUE_PATH, SYNC_PATH, SYNC_PROTOCOL
 from legation.wire.feed import Kind
 from legation.wire.protobuf import agent_pb2 as pb
 from tests.support.authority import (
@@ -97,14 +97,34 @@ async def test_tls_1_2_is_refused(world: World) -> None:
         await Caller(agent.port, context).sync()
 
 
-async def test_a_stream_is_asked_for_by_post(world: World) -> None:
-    """As a body of messages; anything else is refused as on every path."""
+async def test_a_stream_is_asked_for_by_upgrade(world: World) -> None:
+    """A request for anything else is refused, and says what would be right (RFC 9110)."""
     agent = await world.enrol()
     async with agent.connected() as caller:
-        answer = await caller.post(SYNC_PATH, b"", method="PUT")
-        assert (answer.status, answer.headers["allow"]) == (405, "POST")
-        answer = await caller.post(SYNC_PATH, b"", media_type="application/json")
-        assert answer.status == 415
+        answer = await caller.post(SYNC_PATH, b"")
+        assert (answer.status, answer.headers["allow"]) == (405, "GET")
+        answer = await caller.post(SYNC_PATH, b"", method="GET")
+        assert (answer.status, answer.headers["upgrade"]) == (426, SYNC_PROTOCOL)
+        await caller.sync()
+
+
+async def test_another_protocol_is_not_spoken(world: World) -> None:
+    """Nor is ours on any other path: the request is answered as if it had not asked."""
+    agent = await world.enrol()
+    for path, protocol, status in (
+        (SYNC_PATH, "websocket", 426),
+        (SYNC_PATH, "legation-sync/2", 426),
+        (ISSUE_PATH, SYNC_PROTOCOL, 405),
+        ("/v1/status", SYNC_PROTOCOL, 401),
+    ):
+        reader, writer = await asyncio.open_connection("localhost", agent.port, ssl=agent.context())
+        writer.write(
+            f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n"
+            f"upgrade: {protocol}\r\n\r\n".encode()
+        )
+        line = await reader.readline()
+        writer.close()
+        assert int(line.split()[1]) == status, (path, protocol)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +170,9 @@ async def test_an_agent_that_ends_its_side_ends_the_stream(world: World) -> None
         await stream.events()
         await stream.finish()
         assert await stream.ended() == ("", "")
+        async with asyncio.timeout(5):
+            while not world.heard(AgentDisconnected):
+                await asyncio.sleep(0.01)
     assert world.heard(AgentDisconnected)[-1].reason == "the agent closed the stream"
 
 

@@ -1,7 +1,9 @@
 """The live feed: what an agent is told is what happened, wherever it comes in."""
 
 import asyncio
+import contextlib
 import itertools
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -161,12 +163,53 @@ class Reader:
     async def catch_up(self, hub: FeedHub) -> None:
         """Read until the hub's revision is reached."""
         self.in_snapshot = False
-        follower = Follower(hub, self.agent, feed_id=self.feed_id, revision=self.state.revision)
-        with follower:
+        with following(
+            hub, self.agent, feed_id=self.feed_id, revision=self.state.revision
+        ) as follower:
             complete = False
             while not complete or self.state.revision < hub.revision:
                 for message in await follower.next(idle_s=0.01):
                     complete = self.take(message)
+
+
+class Following:
+    """A follower, asked as a stream asks it."""
+
+    def __init__(self, hub: FeedHub, agent: str, *, feed_id: str, revision: int) -> None:
+        self._woken = asyncio.Event()
+        self.follower = Follower(
+            hub, agent, feed_id=feed_id, revision=revision, wake=self._woken.set
+        )
+
+    async def next(self, *, idle_s: float) -> list[bytes]:
+        """Wait for messages; what is settled is told once `idle_s` went by."""
+        deadline = asyncio.get_running_loop().time() + idle_s
+        while True:
+            self._woken.clear()
+            if messages := await self._due():
+                return messages
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._woken.wait()
+            except TimeoutError:
+                return await self._due() or self.follower.settled()
+
+    async def _due(self) -> list[bytes]:
+        while (messages := self.follower.due()) is None:
+            if messages := await self.follower.read():
+                break
+        return messages
+
+
+@contextlib.contextmanager
+def following(hub: FeedHub, agent: str, *, feed_id: str, revision: int) -> Iterator[Following]:
+    """Follow the feed meanwhile."""
+    found = Following(hub, agent, feed_id=feed_id, revision=revision)
+    found.follower.start()
+    try:
+        yield found
+    finally:
+        found.follower.stop()
 
 
 def facts(state: FeedState, agent: str) -> Any:
@@ -260,7 +303,7 @@ async def feed(tmp_path: Path) -> Any:
 
 async def test_a_live_follower_is_told_at_once(feed: FeedWorld) -> None:
     """One that waits hears of an event for everyone without delay."""
-    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+    with following(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
         await follower.next(idle_s=5)
         waiting = asyncio.ensure_future(follower.next(idle_s=5))
         await asyncio.sleep(0)
@@ -272,7 +315,7 @@ async def test_a_live_follower_is_told_at_once(feed: FeedWorld) -> None:
 
 async def test_an_event_for_others_waits_for_the_next_idle_moment(feed: FeedWorld) -> None:
     """It is not sent, and its revision is passed on once nothing else happens."""
-    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+    with following(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
         await follower.next(idle_s=5)
         await feed.entry("e1", (AGENTS[1],))
         (message,) = await follower.next(idle_s=0.01)
@@ -288,7 +331,7 @@ async def test_events_for_others_that_never_cease_keep_nobody_waiting(feed: Feed
         for number in itertools.count():
             await feed.entry(f"e{number}", (AGENTS[1],))
 
-    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+    with following(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
         await follower.next(idle_s=5)
         busy = asyncio.ensure_future(others())
         try:
@@ -319,7 +362,7 @@ async def test_an_agent_that_loses_an_entry_is_told(feed: FeedWorld) -> None:
 async def test_agents_that_a_pattern_means_are_told(feed: FeedWorld) -> None:
     """One that waits hears of it at once, one that comes later finds it in its snapshot."""
     other = ROBOT.replace("app", "app-of-a-stranger")
-    with Follower(feed.hub, ROBOT, feed_id="", revision=0) as follower:
+    with following(feed.hub, ROBOT, feed_id="", revision=0) as follower:
         await follower.next(idle_s=5)
         waiting = asyncio.ensure_future(follower.next(idle_s=5))
         await asyncio.sleep(0)
@@ -360,8 +403,8 @@ async def test_who_needs_a_snapshot(
     for name in ("x", "y", "z"):
         await feed.ban(name, lift=False)
     feed.hub.horizon = 2
-    with Follower(feed.hub, AGENTS[0], feed_id=feed_id, revision=revision) as follower:
-        assert follower.snapshot is snapshot
+    with following(feed.hub, AGENTS[0], feed_id=feed_id, revision=revision) as follower:
+        assert follower.follower.snapshot is snapshot
         messages = await follower.next(idle_s=1)
     assert pb.SyncResponse.FromString(messages[0]).events.snapshot is snapshot
 
@@ -392,7 +435,7 @@ async def test_a_reader_that_compaction_overtakes_starts_again(
         await feed.ban(f"b{number}", lift=False)
     reader = Reader(AGENTS[0])
     reader.feed_id, reader.in_snapshot = "feed", False
-    with Follower(feed.hub, AGENTS[0], feed_id="feed", revision=0) as follower:
+    with following(feed.hub, AGENTS[0], feed_id="feed", revision=0) as follower:
         for message in await follower.next(idle_s=1):
             assert reader.take(message) is False
         feed.hub.horizon = 8
@@ -411,7 +454,7 @@ async def test_a_large_snapshot_comes_in_parts(
     monkeypatch.setattr(messages_module, "_PART_BYTES", 2000)
     for number in range(30):
         await feed.ban(f"b{number}", lift=False)
-    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+    with following(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
         messages = await follower.next(idle_s=1)
     parts = [pb.SyncResponse.FromString(message).events for message in messages]
     assert [part.snapshot for part in parts] == [True] + [False] * (len(parts) - 1)
@@ -582,7 +625,7 @@ async def test_old_revocations_travel_in_pages(feed: FeedWorld) -> None:
 @pytest.mark.usefixtures("small_pages")
 async def test_who_follows_is_given_the_page(feed: FeedWorld) -> None:
     """With the event that filled it, so that it may forget the others."""
-    with Follower(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
+    with following(feed.hub, AGENTS[0], feed_id="", revision=0) as follower:
         await follower.next(idle_s=5)
         parts = []
         for serial in range(1, 7):

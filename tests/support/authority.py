@@ -40,7 +40,7 @@ from legation.pki import (
     private_key_to_pem,
 )
 from legation.pki.pem import encode
-from legation.wire.agent_calls import ISSUE_PATH, MEDIA_TYPE, RENEW_PATH, SYNC_PATH
+from legation.wire.agent_calls import ISSUE_PATH, MEDIA_TYPE, RENEW_PATH, SYNC_PATH, SYNC_PROTOCOL
 from legation.wire.feed import FeedEvent, SignedEvent, WorkloadEntry, open_event
 from legation.wire.protobuf import agent_pb2 as pb
 from tests.support.rest_server import Answer, Connection
@@ -323,7 +323,7 @@ class Caller:
 
 
 class Stream:
-    """A Sync stream, spoken without the code under test: chunks by hand, frames by hand.
+    """A Sync stream, spoken without the code under test: HTTP by hand, frames by hand.
 
     Attributes:
         problem: the authority's last word, once it has said it.
@@ -343,17 +343,18 @@ class Stream:
             "localhost", self._port, ssl=context
         )
         head = (
-            f"POST {SYNC_PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MEDIA_TYPE}\r\n"
-            "transfer-encoding: chunked\r\n\r\n"
+            f"GET {SYNC_PATH} HTTP/1.1\r\nhost: localhost\r\n"
+            f"connection: keep-alive, Upgrade\r\nupgrade: {SYNC_PROTOCOL}\r\n\r\n"
         )
         self._writer.write(head.encode())
         status, *fields = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = dict(field.lower().split(": ", 1) for field in fields if field)
         number = int(status.split()[1])
-        if number != 200:
+        if number != 101:
             content = await self._reader.readexactly(int(headers["content-length"]))
             raise Refused(Answer(number, headers, content))
-        assert headers["transfer-encoding"] == "chunked"
+        assert headers["upgrade"] == SYNC_PROTOCOL
+        assert headers["connection"] == "upgrade"
 
     def close(self) -> None:
         """Leave without a word."""
@@ -369,22 +370,22 @@ class Stream:
         await self.send_body(len(message).to_bytes(4, "big") + message)
 
     async def send_body(self, data: bytes) -> None:
-        """Send a part of the request's body."""
+        """Send a piece of what makes messages."""
         assert self._writer is not None
-        self._writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self._writer.write(data)
         await self._writer.drain()
 
     async def finish(self) -> None:
-        """End the request's body."""
+        """Close our side."""
         assert self._writer is not None
-        self._writer.write(b"0\r\n\r\n")
+        self._writer.close()
 
     async def receive(self) -> pb.SyncResponse | None:
         """Return the next message, or None at the end."""
         while len(self._body) < 4 or len(self._body) < 4 + self._length:
-            size = int(await self._reader.readuntil(b"\r\n"), 16)
-            self._body += (await self._reader.readexactly(size + 2))[:-2]
-            if not size:
+            received = await self._reader.read(1 << 16)
+            self._body += received
+            if not received:
                 assert not self._body, "the stream ended within a message"
                 return None
         end = 4 + self._length

@@ -210,7 +210,7 @@ class ScriptedAuthority:
         try:
             self._admit({"serialNumber": format(leaf.serial_number, "x")})
             if scope["path"] == SYNC_PATH:
-                await self.sync(AgentStream(scope, receive, send))
+                await self.sync(AgentStream(scope))
                 return
             content = await self._called(scope["path"], receive)
         except LegationError as error:
@@ -280,9 +280,9 @@ class ScriptedAuthority:
             raise Unavailable("down for maintenance", remedy="wait")
 
     async def sync(self, stream):
-        await stream.open()
-        messages = stream.messages()
-        hello = pb.SyncRequest.FromString(await anext(messages)).hello
+        said = Said()
+        stream.open(said)
+        hello = pb.SyncRequest.FromString(await said.next()).hello
         self.hellos.append(hello)
         queue = asyncio.Queue()
         if hello.feed_id == self.feed_id and hello.revision <= self.revision:
@@ -293,7 +293,7 @@ class ScriptedAuthority:
                 self.part([message for _, message in self.current.values()], snapshot=True)
             )
         self.streams.add(queue)
-        works = [self._read(messages), self._write(stream, queue)]
+        works = [self._read(said), self._write(stream, queue)]
         tasks = [asyncio.create_task(work) for work in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -302,13 +302,14 @@ class ScriptedAuthority:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            stream.close()
 
     async def _write(self, stream, queue):
         while True:
-            await stream.write((await queue.get()).SerializeToString())
+            stream.write((await queue.get()).SerializeToString())
 
-    async def _read(self, messages):
-        async for data in messages:
+    async def _read(self, said):
+        while (data := await said.next()) is not None:
             message = pb.SyncRequest.FromString(data)
             if message.WhichOneof("message") == "acknowledgement":
                 self.acknowledgements.append(message.acknowledgement)
@@ -327,6 +328,26 @@ class ScriptedAuthority:
         await self.until(
             lambda: self.acknowledgements and self.acknowledgements[-1].revision >= wanted
         )
+
+
+class Said:
+    """What an agent says on its stream, in order; None is the end."""
+
+    def __init__(self):
+        self._messages = asyncio.Queue()
+        self.next = self._messages.get
+        self.received = self._messages.put_nowait
+
+    def failed(self, error):
+        raise error
+
+    def writable(self):
+        pass
+
+    def gone(self):
+        self._messages.put_nowait(None)
+
+    server_stops = gone
 
 
 async def _send(send, status, headers, content):

@@ -13,7 +13,10 @@ RENEW_EXPIRED_PATH = f"{PATH_PREFIX}renew-expired"
 JWT_PATH = f"{PATH_PREFIX}jwt"
 STAPLES_PATH = f"{PATH_PREFIX}staples"
 KEPT_PATH = f"{PATH_PREFIX}kept"
-SYNC_PATH = f"{PATH_PREFIX}sync"  # the one whose two bodies are streams, of frames
+# The one that is no request: the connection becomes a stream of frames both ways (`Upgrade`,
+# RFC 9110, section 7.8). The agent speaks first.
+SYNC_PATH = f"{PATH_PREFIX}sync"
+SYNC_PROTOCOL = "legation-sync/1"
 MAX_STAPLES = 256  # in one request
 MAX_KEPT = 256  # events in one request
 MAX_KEPT_PAGES = 4

@@ -204,8 +204,7 @@ class AuthorityClient:
             connection = await connect(self._api, context=self._context(), verify=self._verify)
             try:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
-                    stream = SyncStream(connection)
-                    await stream.open(self._api)
+                    stream = await SyncStream.open(connection, self._api)
                 yield stream
             finally:
                 connection.close()

@@ -8,6 +8,7 @@ connection leaves room for that.
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 import h11
 from cryptography import x509
@@ -77,6 +78,30 @@ class Connection:
         while not isinstance(event := await self._next_event(), h11.Response):
             pass
         return event.status_code
+
+    async def upgraded(self) -> int:
+        """Wait for the answer to a request for another protocol; return its status.
+
+        101 says that the authority speaks it now; see `hand_over`.
+
+        Raises:
+            Unavailable, h11.RemoteProtocolError: as `status`.
+        """
+        while True:
+            event = await self._next_event()
+            if isinstance(event, h11.Response):
+                return event.status_code
+            if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+                return event.status_code
+
+    def hand_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Give what comes from now on to `protocol`; return where to write.
+
+        The peer must have said nothing since its answer: whoever asked speaks first.
+        """
+        transport = cast("asyncio.Transport", self._writer.transport)
+        transport.set_protocol(protocol)
+        return transport
 
     async def data(self) -> bytes | None:
         """Return the next piece of the answer's body, or None at its end.

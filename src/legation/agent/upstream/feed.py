@@ -177,11 +177,10 @@ class FeedReceiver:
             if event.revision <= last:
                 raise InvalidInput(f"feed revision {event.revision} after {last}")
             last = event.revision
-        unreadable = _fold(opened, self.state.apply, self._refused)
-        for event, _ in opened:
-            if event.revision not in unreadable:
-                self._kept.pop((event.kind, event.key), None)
-                self._lost.pop((event.kind, event.key), None)
+        spoken_of, unreadable = _fold(opened, self.state, self._refused)
+        for place in spoken_of:
+            self._kept.pop(place, None)
+            self._lost.pop(place, None)
         self._replace_by(pages)
         self._remember(unknown + unknown_pages + unreadable)
         if part.complete:
@@ -197,9 +196,8 @@ class FeedReceiver:
         pages, unknown_pages = self._open_pages(part.pages)
         for page in pages:
             _adopt(page, snapshot.state, snapshot.refused)
-        snapshot.unknown += (
-            unknown_pages + unknown + _fold(opened, snapshot.state.restore, snapshot.refused)
-        )
+        _, unreadable = _fold(opened, snapshot.state, snapshot.refused)
+        snapshot.unknown += unknown_pages + unknown + unreadable
         if not part.complete:
             return frozenset()
         self._snapshot = None
@@ -242,12 +240,11 @@ class FeedReceiver:
     ) -> tuple[list[tuple[FeedEvent, SignedEvent]], list[int]]:
         """Check signatures; return the events, and about where those of unknown form stand."""
         keys = self._feed_keys()
-        together = ((each.body, each.signature) for each in part.events)
-        checked = checked_together(together, part.signature, keys)
+        arrived = [SignedEvent(body=each.body, signature=each.signature) for each in part.events]
+        checked = checked_together(arrived, part.signature, keys)
         opened: list[tuple[FeedEvent, SignedEvent]] = []
         unknown: list[int] = []
-        for message in part.events:
-            signed = SignedEvent(body=message.body, signature=message.signature)
+        for signed in arrived:
             try:
                 event = FeedEvent.from_bytes(signed.body) if checked else open_event(signed, keys)
             except InvalidInput:
@@ -364,24 +361,26 @@ def _keep_refusing(kept: Iterable[_Place], old: FeedState, new: FeedState) -> No
 
 def _fold(
     events: Iterable[tuple[FeedEvent, SignedEvent]],
-    fold: Callable[[FeedEvent], None],
+    state: FeedState,
     refused: dict[_Place, SignedEvent],
-) -> list[int]:
+) -> tuple[list[_Place], list[int]]:
     """Fold the events, and into `refused` those that refuse someone, as they came.
 
     Returns:
-        The revisions of those whose value this version cannot read.
+        Their places, and the revisions of those whose value this version cannot read.
     """
-    unknown = []
+    spoken_of: list[_Place] = []
+    unknown: list[int] = []
     for event, signed in events:
-        place = (event.kind, event.key)
         try:
-            fold(event)
+            state.restore(event)
         except LegationError:
             unknown.append(event.revision)
             continue
+        place = event.kind, event.key
+        spoken_of.append(place)
         if event.value is None:
             refused.pop(place, None)
         elif event.kind in _REFUSALS:
             refused[place] = signed
-    return unknown
+    return spoken_of, unknown

@@ -1,6 +1,5 @@
 """Tells the authority what the points saw, and where this node is."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -11,15 +10,14 @@ from legation.clock import Clock
 from legation.errors import Unavailable
 from legation.wire.protobuf import agent_pb2
 
-REPORT_EVERY_S: Final = 1.0
-_LOOK_EVERY = 3  # reports, from one look at the node's addresses to the next
+_LOOK_EVERY: Final = 10  # reports, from one look at the node's addresses to the next
 _log = logging.getLogger(__name__)
 
 Send = Callable[[agent_pb2.SyncRequest], Awaitable[None]]
 
 
 class SeenReport:
-    """Sends sightings once a second, and the node's addresses when they change.
+    """Sends sightings, and the node's addresses when they change.
 
     Args:
         sightings: what the points saw.
@@ -38,20 +36,19 @@ class SeenReport:
         self._clock = clock
         self._addresses = addresses
         self._silent = False
+        self._turn = 0
+        self._told: Sequence[str] = ()
 
-    async def run(self, send: Send) -> None:
-        """Report on a stream until cancelled, or until it breaks."""
-        told: Sequence[str] = ()
-        turn = 0
-        while True:
-            if turn % _LOOK_EVERY == 0 and (found := self._look()) != told:
-                await send(agent_pb2.SyncRequest(places=agent_pb2.Places(addresses=found)))
-                told = found
-            await self._tell(send)
-            await asyncio.sleep(REPORT_EVERY_S)
-            turn += 1
+    def begin(self) -> None:
+        """Begin a stream: nothing has been told on it."""
+        self._turn, self._told = 0, ()
 
-    async def _tell(self, send: Send) -> None:
+    async def tell(self, send: Send) -> None:
+        """Send what there is; to be called once a second."""
+        if self._turn % _LOOK_EVERY == 0 and (found := self._look()) != self._told:
+            await send(agent_pb2.SyncRequest(places=agent_pb2.Places(addresses=found)))
+            self._told = found
+        self._turn += 1
         seen, overflow = self._sightings.take()
         if not seen and not overflow:
             return

@@ -28,7 +28,7 @@ SILENCE_S = 20.0
 # A stream that lasted this long was a success: the next one is tried at once again.
 SETTLED_S = 5.0
 REPORT_EVERY_S = 1.0
-ALIVE_EVERY_S = 5.0
+ALIVE_EVERY = 5  # reports
 # So many heartbeats after one we must be at the revision that it named.
 _BEHIND_HEARTBEATS = 2
 _SKEW_WORTH_A_NOTE_S = 5.0
@@ -178,10 +178,7 @@ class FeedSync:
             await _first_of(
                 self._receive(stream),
                 self._acknowledge(stream),
-                self._report(stream),
-                self._state_rotation(stream),
-                self._seen.run(stream.send),
-                _stay_heard(stream),
+                self._tell(stream),
                 self._until_restart(),
             )
 
@@ -303,49 +300,45 @@ class FeedSync:
                 await stream.send(agent_pb2.SyncRequest(acknowledgement=statement))
                 said = statement
 
-    async def _report(self, stream: SyncConnection) -> None:
-        while True:
-            await asyncio.sleep(REPORT_EVERY_S)
-            refusals = self._board.take_refusals()
-            if not refusals:
-                continue
-            message = agent_pb2.Reports(
-                refusals=[
-                    agent_pb2.Refusal(
-                        point=refusal.point,
-                        cause=refusal.cause,
-                        peer=refusal.peer,
-                        serial=refusal.serial,
-                        count=refusal.count,
-                        raw=refusal.raw,
-                    )
-                    for refusal in refusals
-                ]
-            )
-            try:
-                await stream.send(agent_pb2.SyncRequest(reports=message))
-            except BaseException:
-                for refusal in refusals:
-                    self._board.refuse(refusal)
-                raise
-
-    async def _state_rotation(self, stream: SyncConnection) -> None:
-        if self._rotation is None:
-            await asyncio.Event().wait()
-            return
+    async def _tell(self, stream: SyncConnection) -> None:
+        """Once a second, tell what has come up; now and then, that we are there."""
         said: agent_pb2.RotationStatement | None = None
+        self._seen.begin()
+        turn = 0
         while True:
-            statement = self._rotation.statement()
-            if statement != said:
+            await self._seen.tell(stream.send)
+            await self._report(stream)
+            if self._rotation is not None and (statement := self._rotation.statement()) != said:
                 await stream.send(agent_pb2.SyncRequest(rotation=statement))
                 said = statement
+            turn += 1
+            if turn % ALIVE_EVERY == 0:
+                await stream.send(agent_pb2.SyncRequest(alive=agent_pb2.Alive()))
             await asyncio.sleep(REPORT_EVERY_S)
 
-
-async def _stay_heard(stream: SyncConnection) -> None:
-    while True:
-        await asyncio.sleep(ALIVE_EVERY_S)
-        await stream.send(agent_pb2.SyncRequest(alive=agent_pb2.Alive()))
+    async def _report(self, stream: SyncConnection) -> None:
+        refusals = self._board.take_refusals()
+        if not refusals:
+            return
+        message = agent_pb2.Reports(
+            refusals=[
+                agent_pb2.Refusal(
+                    point=refusal.point,
+                    cause=refusal.cause,
+                    peer=refusal.peer,
+                    serial=refusal.serial,
+                    count=refusal.count,
+                    raw=refusal.raw,
+                )
+                for refusal in refusals
+            ]
+        )
+        try:
+            await stream.send(agent_pb2.SyncRequest(reports=message))
+        except BaseException:
+            for refusal in refusals:
+                self._board.refuse(refusal)
+            raise
 
 
 def _point(point: PointState) -> agent_pb2.EnforcementPoint:

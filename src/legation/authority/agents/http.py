@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from legation.authority.agents.peer import AgentGate, PeerCertificate
-from legation.authority.agents.stream import AgentStream, Send
+from legation.authority.agents.stream import AgentStream
 from legation.authority.http.requests import (
     ClientGone,
     Receive,
@@ -19,6 +19,7 @@ from legation.authority.http.requests import (
     check_headers,
     read_body,
 )
+from legation.authority.http.upgrade import EXTENSION
 from legation.authority.issuing.issuance import AgentCaller
 from legation.authority.rest.problems import (
     Problem,
@@ -27,7 +28,7 @@ from legation.authority.rest.problems import (
     problem_of,
 )
 from legation.errors import InternalError, LegationError
-from legation.wire.agent_calls import MAX_REQUEST_BYTES, MEDIA_TYPE, SYNC_PATH
+from legation.wire.agent_calls import MAX_REQUEST_BYTES, MEDIA_TYPE, SYNC_PATH, SYNC_PROTOCOL
 
 MAX_OPEN_REQUEST_BYTES = 64 << 10  # of who has not shown who it is
 _MEDIA_TYPE = MEDIA_TYPE.encode()
@@ -41,6 +42,7 @@ OpenCall = Callable[[bytes], Awaitable[Message]]
 # Serves a stream; returns or raises when it ends.
 Streaming = Callable[[PeerCertificate, AgentStream], Awaitable[None]]
 Scope = Mapping[str, Any]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class AgentHTTP:
@@ -67,7 +69,7 @@ class AgentHTTP:
         """Answer one request."""
         try:
             if scope["path"] == SYNC_PATH:
-                await self._serve(scope, receive, send)
+                await self._serve(scope)
             else:
                 answer = await self._answer(scope, receive)
                 await _send(send, 200, answer.SerializeToString(), _HEADERS)
@@ -78,25 +80,32 @@ class AgentHTTP:
         except Exception as error:
             await _send_problem(send, _problem_of(error))
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope) -> None:
         """Serve the stream; what ends it once it is open is its last message."""
-        _check_method(scope)
+        _check_method(scope, "GET")
         peer = self._peer(scope)
-        check_headers(scope["headers"], media_type=_MEDIA_TYPE, limit=MAX_REQUEST_BYTES)
-        stream = AgentStream(scope, receive, send)
-        await stream.open()
+        if not _asks_for(SYNC_PROTOCOL.encode(), scope):
+            raise RequestRefused(
+                426,
+                f"this path is for connections that become {SYNC_PROTOCOL}",
+                (b"upgrade", SYNC_PROTOCOL.encode()),
+                (b"connection", b"upgrade"),
+            )
+        stream = AgentStream(scope)
         try:
             await self._sync(peer, stream)
+        except ClientGone:
+            raise
         except Exception as error:
-            await stream.close(_problem_of(error))
+            stream.close(_problem_of(error))
         else:
-            await stream.close()
+            stream.close()
 
     async def _answer(self, scope: Scope, receive: Receive) -> Message:
         path = scope["path"]
         if path not in self._calls and path not in self._open_calls:
             raise RequestRefused(404, "there is no such path")
-        _check_method(scope)
+        _check_method(scope, "POST")
         if path in self._open_calls:
             body = await _read(scope, receive, limit=MAX_OPEN_REQUEST_BYTES)
             return await self._open_calls[path](body)
@@ -111,9 +120,16 @@ class AgentHTTP:
         return self._gate.authenticate(certificates[0] if certificates else None)
 
 
-def _check_method(scope: Scope) -> None:
-    if scope["method"] != "POST":
-        raise RequestRefused(405, "this path takes POST", (b"allow", b"POST"))
+def _check_method(scope: Scope, method: str) -> None:
+    if scope["method"] != method:
+        raise RequestRefused(405, f"this path takes {method}", (b"allow", method.encode()))
+
+
+def _asks_for(protocol: bytes, scope: Scope) -> bool:
+    """Tell whether a request asks its connection to become `protocol`, and it can."""
+    return EXTENSION in scope.get("extensions", {}) and any(
+        name == b"upgrade" and value.strip() == protocol for name, value in scope["headers"]
+    )
 
 
 def _problem_of(error: Exception) -> Problem:

@@ -3,11 +3,13 @@
 import asyncio
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from legation.authority.agents.freshness import Bounds
+from legation.authority.agents.reaching import Reaching
 from legation.authority.agents.revision_times import RevisionTimes
 from legation.authority.agents.standing import (
     PointFreshness,
@@ -33,8 +35,7 @@ LEFT_KEPT: Final = timedelta(hours=1)
 _FRESH_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatedPoint:
+class StatedPoint(NamedTuple):
     """One enforcement point in an agent's statement."""
 
     id: str
@@ -46,7 +47,7 @@ class StatedPoint:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Agent:
     enrolled: EnrolledAgent
     session: object | None = None
@@ -111,6 +112,7 @@ class PropagationBoard:
         self._ordered: list[_Agent] = []  # by name: who waits looks at them again and again
         self._changes = Changes()
         self._waiting: set[_Behind] = set()
+        self._reaching: set[Reaching] = set()
         self._acknowledged: tuple[float, int] | None = None
         self._began = clock.now(), clock.monotonic()
         self._times = RevisionTimes(0, self._steady())
@@ -194,7 +196,7 @@ class PropagationBoard:
             id="agent", kind="agent", spiffe_id=str(name), revision=0, applied_at=None
         )
         since = agent.last_contact or agent.enrolled.enrolled_at
-        return (_record(name, silent, since, connected=connected),)
+        return (_record(name, silent, since, 0)._replace(connected=connected),)
 
     def agents(self) -> Sequence[AgentRecord]:
         """Return every enrolled agent, by name."""
@@ -209,6 +211,25 @@ class PropagationBoard:
             )
             for agent in self._ordered
         ]
+
+    def left(self, *, since: datetime) -> Iterator[PointRecord]:
+        """Yield the points that their agents have taken away since then, in the last hour."""
+        for agent in self._ordered:
+            for point, left_at in agent.left.values():
+                if left_at >= since:
+                    yield point
+
+    @contextmanager
+    def reaching(self, revision: int) -> Iterator[Reaching]:
+        """Gather who has reached a revision, and who reaches it while the context lasts."""
+        reaching = Reaching(revision)
+        for agent in self._ordered:
+            reaching.note(agent, self._points_of(agent))
+        self._reaching.add(reaching)
+        try:
+            yield reaching
+        finally:
+            self._reaching.discard(reaching)
 
     async def wait_for_change(self, *, timeout_s: float) -> None:
         """Return when any point changed, or after `timeout_s`."""
@@ -304,16 +325,19 @@ class PropagationBoard:
         Raises:
             LimitExceeded: more points than one agent may have.
         """
-        row = self._agents[agent]
-        now = self._clock.now()
-        ordered = sorted(points, key=lambda point: point.id)
+        row, now = self._agents[agent], self._clock.now()
+        known = row.points
         stated = {
-            point.id: _record(agent, point, now, revision=self._believed(point.revision))
-            for point in ordered
+            point.id: _record(
+                agent, point, now, self._believed(point.revision), known.get(point.id)
+            )
+            for point in points
         }
+        if list(stated) != (names := sorted(stated)):
+            stated = {name: stated[name] for name in names}
         if len(stated) > MAX_POINTS:
             raise LimitExceeded(f"an agent has at most {MAX_POINTS} enforcement points")
-        gone = {name: (point, now) for name, point in row.points.items() if name not in stated}
+        gone = {name: (point, now) for name, point in known.items() if name not in stated}
         if gone or row.left:
             stayed_away = {name: left for name, left in row.left.items() if name not in stated}
             newest = sorted((stayed_away | gone).items(), key=lambda left: left[1][1])[-MAX_LEFT:]
@@ -325,6 +349,8 @@ class PropagationBoard:
     def _changed(self, agent: _Agent) -> None:
         for behind in self._waiting:
             behind.note(agent)
+        for reaching in self._reaching:
+            reaching.note(agent, self._points_of(agent))
         self._changes.notify()
 
     def _believed(self, revision: int) -> int:
@@ -340,23 +366,37 @@ def _record(
     agent: SpiffeID,
     point: StatedPoint,
     now: datetime,
-    *,
-    revision: int = 0,
-    connected: bool = True,
+    revision: int,
+    before: PointRecord | None = None,
 ) -> PointRecord:
+    """Return the record of a statement; `before` is that of the same point's last one.
+
+    What a point says time and again is looked through once.
+    """
+    reached_at = before.reached_at if before and before.revision == revision else now
+    if (
+        before
+        and before.kind == point.kind
+        and before.spiffe_id == point.spiffe_id
+        and before.capabilities == point.capabilities
+        and before.notes == point.notes
+    ):
+        name, capabilities, notes = before.id, before.capabilities, before.notes
+        kind, spiffe_id = before.kind, before.spiffe_id
+    else:
+        name = point.id[:MAX_TEXT]
+        kind, spiffe_id = point.kind[:MAX_TEXT], point.spiffe_id[:MAX_TEXT]
+        capabilities, notes = _clipped(point.capabilities), _clipped(point.notes)
+    # By place, which takes half as long.
     return PointRecord(
-        agent=agent,
-        id=point.id[:MAX_TEXT],
-        kind=point.kind[:MAX_TEXT],
-        spiffe_id=point.spiffe_id[:MAX_TEXT],
-        revision=revision,
-        applied_at=point.applied_at,
-        received_at=now,
-        capabilities=tuple(text[:MAX_TEXT] for text in point.capabilities[:MAX_NOTES]),
-        notes=tuple(text[:MAX_TEXT] for text in point.notes[:MAX_NOTES]),
-        connected=connected,
-    )
+        agent, name, kind, spiffe_id, revision, point.applied_at, now, reached_at,
+        capabilities, notes, True,
+    )  # fmt: skip
+
+
+def _clipped(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text[:MAX_TEXT] for text in texts[:MAX_NOTES])
 
 
 def _marked(points: dict[str, PointRecord], *, connected: bool) -> dict[str, PointRecord]:
-    return {name: replace(point, connected=connected) for name, point in points.items()}
+    return {name: point._replace(connected=connected) for name, point in points.items()}

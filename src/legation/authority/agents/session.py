@@ -1,53 +1,36 @@
 """One Sync stream: the feed down to an agent, its statements up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing
-from datetime import UTC, datetime
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Final
 
 from legation.authority.agents.peer import AgentGate, PeerCertificate, decoded
-from legation.authority.agents.propagation import MAX_TEXT, PropagationBoard, StatedPoint
-from legation.authority.agents.rotation_board import RotationBoard
+from legation.authority.agents.propagation import MAX_TEXT, PropagationBoard
 from legation.authority.agents.seen import Reports as SeenReports
-from legation.authority.agents.seen import addresses_of, sightings_of
+from legation.authority.agents.statements import Statements
 from legation.authority.agents.stream import AgentStream
-from legation.authority.agents.traffic import Traffic
-from legation.authority.events import (
-    AgentConnected,
-    AgentDisconnected,
-    EventBus,
-    FeedWentBack,
-    HandshakesRefused,
-)
+from legation.authority.events import AgentConnected, AgentDisconnected, EventBus, FeedWentBack
 from legation.authority.feed.follower import Follower
 from legation.authority.feed.hub import FeedHub
 from legation.authority.feed.messages import heartbeat_message
-from legation.authority.model import InForceRecord
 from legation.clock import Clock
 from legation.errors import InvalidInput, LegationError, TimedOut, Unavailable
-from legation.wire.protobuf.agent_pb2 import (
-    Acknowledgement,
-    Hello,
-    InForce,
-    Reports,
-    RotationStatement,
-    Sightings,
-    SyncRequest,
-)
+from legation.wire.protobuf.agent_pb2 import Hello, SyncRequest
 
 _HELLO_S = 10.0
 # An agent says every few seconds that it is there; one this silent is dead, even if no packet
 # ever said so.
 _SILENCE_S = 20.0
-_MAX_REFUSALS = 256  # of one report
-_MAX_INSTANCE = 64
-_MAX_SERIAL = 40  # hexadecimal digits; RFC 5280, section 4.1.2.2
-_NEWEST_MS = 253_402_300_799_000  # the year 9999
+_MAX_INSTANCE: Final = 64
 
 
 class SyncSession:
-    """Serves one stream until it ends or is told to."""
+    """Serves one stream until it ends or is told to.
+
+    It does everything in calls from the transport, the feed and a timer: with a thousand agents
+    a task for each, and each message through it, would be most of what a push costs.
+    """
 
     def __init__(
         self,
@@ -57,9 +40,8 @@ class SyncSession:
         gate: AgentGate,
         hub: FeedHub,
         board: PropagationBoard,
-        rotations: RotationBoard,
-        traffic: Traffic,
         seen: SeenReports,
+        statements: Statements,
         clock: Clock,
         events: EventBus,
         heartbeat_s: float,
@@ -69,19 +51,24 @@ class SyncSession:
         self._gate = gate
         self._hub = hub
         self._board = board
-        self._rotations = rotations
-        self._traffic = traffic
         self._seen = seen
+        self._statements = statements
         self._clock = clock
         self._events = events
         self._heartbeat_s = heartbeat_s
         self._heard = clock.monotonic()
-        self._ending: asyncio.Future[LegationError] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        # Why the stream ends; None if the agent has ended it.
+        self._end: asyncio.Future[Exception | None] = self._loop.create_future()
+        self._follower: Follower | None = None  # since its hello
+        self._unsent: deque[bytes] = deque()  # of what was due at once
+        self._reading: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def end(self, error: LegationError) -> None:
+    def end(self, error: Exception | None) -> None:
         """Close the stream now, with a reason."""
-        if not self._ending.done():
-            self._ending.set_result(error)
+        if not self._end.done():
+            self._end.set_result(error)
 
     def recheck(self) -> None:
         """Close the stream if its peer may no longer be here."""
@@ -91,209 +78,160 @@ class SyncSession:
             self.end(error)
 
     async def serve(self) -> None:
-        """Serve the stream.
+        """Open the stream and serve it.
 
         Raises:
             LegationError: why it ended, unless the agent ended it.
+            ClientGone: there is no connection any more.
         """
-        async with aclosing(self._stream.messages()) as messages:
-            await self._serve(messages)
-
-    async def _serve(self, messages: AsyncIterator[bytes]) -> None:
-        agent = self.peer.spiffe_id
-        hello = await self._hello(messages)
+        self._stream.open(self)
+        self._timer = self._loop.call_later(_HELLO_S, self._no_hello)
         reason = "the agent closed the stream"
         try:
-            with Follower(
-                self._hub, str(agent), feed_id=hello.feed_id, revision=hello.revision
-            ) as follower:
-                self._connected(hello, snapshot=follower.snapshot)
-                if follower.ahead:
-                    self._events.emit(
-                        FeedWentBack(
-                            agent=str(agent),
-                            revision=hello.revision,
-                            newest=self._hub.revision,
-                        )
-                    )
-                await self._until_ended(
-                    self._send(follower), self._receive(messages), self._watch()
-                )
+            error = await self._end
+            if error is not None:
+                raise error
         except LegationError as error:
             reason = error.message
             raise
         finally:
-            self._board.disconnected(agent, self)
-            self._events.emit(AgentDisconnected(agent=str(agent), reason=reason))
+            self._stop(reason)
 
-    async def _hello(self, messages: AsyncIterator[bytes]) -> Hello:
-        try:
-            async with asyncio.timeout(_HELLO_S):
-                first = await anext(messages, None)
-        except TimeoutError:
-            raise TimedOut("the agent said no hello") from None
-        message = SyncRequest() if first is None else decoded(SyncRequest, first)
-        if message.WhichOneof("message") != "hello":
-            raise InvalidInput("the first message of a stream is a hello")
-        return message.hello
+    def _no_hello(self) -> None:
+        self.end(TimedOut("the agent said no hello"))
 
-    def _connected(self, hello: Hello, *, snapshot: bool) -> None:
-        version = hello.version[:MAX_TEXT]
-        self._board.connected(
-            self.peer.spiffe_id, self, version=version, revision=min(hello.revision, 2**53)
+    def _begin(self, hello: Hello) -> None:
+        """Take the agent's first message."""
+        agent, version = self.peer.spiffe_id, hello.version[:MAX_TEXT]
+        follower = Follower(
+            self._hub, str(agent), feed_id=hello.feed_id, revision=hello.revision, wake=self.push
         )
+        self._follower = follower
+        self._board.connected(agent, self, version=version, revision=min(hello.revision, 2**53))
         self._seen.stream_opened(
-            str(self.peer.spiffe_id),
+            str(agent),
             self.peer.serial,
             instance=hello.instance[:_MAX_INSTANCE],
             address=self._stream.address,
         )
-        self._events.emit(
-            AgentConnected(
-                agent=str(self.peer.spiffe_id),
-                version=version,
-                revision=hello.revision,
-                snapshot=snapshot,
-            )
+        connected = AgentConnected(
+            agent=str(agent),
+            version=version,
+            revision=hello.revision,
+            snapshot=follower.snapshot,
         )
-
-    async def _until_ended(self, *works: Coroutine[Any, Any, None]) -> None:
-        tasks = [asyncio.create_task(work) for work in works]
-        try:
-            ends: list[asyncio.Future[Any]] = [*tasks, self._ending]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if self._ending.done():
-                raise self._ending.result()
-            for task in tasks:
-                if task.done():
-                    task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _watch(self) -> None:
-        """End with the server, and when the agent falls silent."""
-        while (left := self._heard + _SILENCE_S - self._clock.monotonic()) > 0:
-            if await self._stream.server_stops(within_s=left):
-                raise Unavailable(
-                    "the authority is stopping", remedy="connect again in a few seconds"
-                )
-        raise TimedOut(f"the agent said nothing for {_SILENCE_S:.0f} s")
-
-    async def _send(self, follower: Follower) -> None:
-        next_heartbeat = 0.0
-        while True:
-            pause = max(0.0, next_heartbeat - self._clock.monotonic())
-            for message in await follower.next(idle_s=min(pause, self._heartbeat_s)):
-                await self._stream.write(message)
-            if self._clock.monotonic() >= next_heartbeat:
-                self._gate.check(self.peer)
-                now_ms = round(self._clock.now().timestamp() * 1000)
-                heartbeat = heartbeat_message(
-                    now_ms=now_ms,
-                    revision=self._hub.revision,
-                    acknowledged=self._board.acknowledged(),
-                )
-                await self._stream.write(heartbeat)
-                next_heartbeat = self._clock.monotonic() + self._heartbeat_s
-
-    async def _receive(self, messages: AsyncIterator[bytes]) -> None:
-        handlers: dict[str, Callable[[SyncRequest], None]] = {
-            "acknowledgement": lambda message: self._acknowledge(message.acknowledgement),
-            "reports": lambda message: self._report(message.reports),
-            "rotation": lambda message: self._state_rotation(message.rotation),
-            "sightings": lambda message: self._see(message.sightings),
-            "places": lambda message: self._seen.placed(
-                str(self.peer.spiffe_id), addresses_of(message.places)
-            ),
-            "alive": lambda _: None,
-        }
-        async for data in messages:
-            self._heard = self._clock.monotonic()
-            message = decoded(SyncRequest, data)
-            kind = message.WhichOneof("message")
-            if kind == "hello":
-                raise InvalidInput("a stream has one hello")
-            if kind in handlers:  # a newer agent may say what this version does not know
-                handlers[kind](message)
-                self._board.heard(self.peer.spiffe_id)
-
-    def _acknowledge(self, statement: Acknowledgement) -> None:
-        self._board.state(
-            self.peer.spiffe_id,
-            revision=min(statement.revision, 2**53),
-            points=[
-                StatedPoint(
-                    id=point.id,
-                    kind=point.kind,
-                    spiffe_id=point.spiffe_id,
-                    revision=min(point.revision, 2**53),
-                    applied_at=_moment(point.applied_at_ms),
-                    capabilities=tuple(point.capabilities),
-                    notes=tuple(point.notes),
-                )
-                for point in statement.points
-            ],
-        )
-
-    def _report(self, reports: Reports) -> None:
-        for refusal in reports.refusals[:_MAX_REFUSALS]:
+        self._events.emit(connected)
+        if follower.ahead:
             self._events.emit(
-                HandshakesRefused(
-                    agent=str(self.peer.spiffe_id),
-                    point=refusal.point[:MAX_TEXT],
-                    cause=refusal.cause[:MAX_TEXT],
-                    peer=refusal.peer[:MAX_TEXT],
-                    serial=refusal.serial[:MAX_TEXT],
-                    raw=refusal.raw[:MAX_TEXT],
-                    count=refusal.count,
-                )
+                FeedWentBack(agent=str(agent), revision=hello.revision, newest=self._hub.revision)
             )
+        follower.start()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._beat()
 
-    def _state_rotation(self, statement: RotationStatement) -> None:
-        agent = str(self.peer.spiffe_id)
-        rows = [_in_force(agent, row) for row in statement.in_force]
-        self._rotations.state(
-            agent,
-            rows,
-            remaining={each.id[:MAX_TEXT]: min(each.remaining, 2**53) for each in statement.orders},
+    def _stop(self, reason: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+        if self._follower is None:
+            return
+        self._follower.stop()
+        self._board.disconnected(self.peer.spiffe_id, self)
+        self._events.emit(AgentDisconnected(agent=str(self.peer.spiffe_id), reason=reason))
+
+    # down
+
+    def push(self) -> None:
+        """Send what is due, as much of it as the socket takes."""
+        self._guarded(self._push)
+
+    def _push(self) -> None:
+        while self._follower is not None and self._stream.is_writable:
+            if self._unsent:
+                self._stream.write(self._unsent.popleft())
+                continue
+            if self._reading is not None:
+                return
+            due = self._follower.due()
+            if due is None:
+                self._reading = self._loop.create_task(self._read(self._follower))
+                return
+            if not due:
+                return
+            self._unsent.extend(due)
+
+    async def _read(self, follower: Follower) -> None:
+        try:
+            self._unsent.extend(await follower.read())
+        except Exception as error:
+            self.end(error)
+            return
+        finally:
+            self._reading = None
+        self.push()
+
+    def _beat(self) -> None:
+        """Send a heartbeat, and see to it that the agent may be here and is."""
+        self._guarded(self._send_heartbeat)
+        silent = self._clock.monotonic() - self._heard
+        if silent >= _SILENCE_S:
+            self.end(TimedOut(f"the agent said nothing for {_SILENCE_S:.0f} s"))
+            return
+        self._timer = self._loop.call_later(min(self._heartbeat_s, _SILENCE_S - silent), self._beat)
+
+    def _send_heartbeat(self) -> None:
+        self._gate.check(self.peer)
+        self._push()
+        if self._follower is None or self._unsent or self._reading or not self._stream.is_writable:
+            return  # it hears enough, or takes nothing
+        for message in self._follower.settled():
+            self._stream.write(message)
+        self._stream.write(
+            heartbeat_message(
+                now_ms=round(self._clock.now().timestamp() * 1000),
+                revision=self._hub.revision,
+                acknowledged=self._board.acknowledged(),
+            )
         )
-        self._seen.held(agent, rows)
 
-    def _see(self, message: Sightings) -> None:
-        now = self._clock.now().timestamp()
-        agent = str(self.peer.spiffe_id)
-        sightings = sightings_of(agent, message, now=now)
-        self._traffic.saw(agent, sightings)
-        self._seen.saw(sightings)
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do what is called from where nobody catches."""
+        if self._end.done():
+            return
+        try:
+            work()
+        except Exception as error:
+            self.end(error)
 
+    # called by the stream
 
-def _in_force(agent: str, row: InForce) -> InForceRecord:
-    try:
-        issued, held = _serial(row.serial_issued), row.serial_in_force
-        serial = _serial(held) if held else None
-    except ValueError:
-        raise InvalidInput("a serial number is hexadecimal") from None
-    return InForceRecord(
-        agent=agent,
-        point=row.point[:MAX_TEXT],
-        spiffe_id=row.spiffe_id[:MAX_TEXT],
-        serial_issued=issued,
-        serial_in_force=serial,
-        since=_moment(row.since_ms),
-        problem=row.problem[:MAX_TEXT],
-    )
+    def received(self, message: bytes) -> None:
+        """Take a message of the agent."""
+        if self._end.done():
+            return
+        self._heard = self._clock.monotonic()
+        said = decoded(SyncRequest, message)
+        if self._follower is not None:
+            self._statements.take(said)
+        elif said.WhichOneof("message") == "hello":
+            self._begin(said.hello)
+        else:
+            raise InvalidInput("the first message of a stream is a hello")
 
+    def failed(self, error: Exception) -> None:
+        """End the stream for what cannot be read."""
+        self.end(error)
 
-def _serial(text: str) -> int:
-    if len(text) > _MAX_SERIAL:
-        raise ValueError(text)
-    return int(text, 16)
+    def writable(self) -> None:
+        """Go on sending."""
+        self.push()
 
+    def gone(self) -> None:
+        """End with the connection."""
+        self.end(None)
 
-def _moment(milliseconds: int) -> datetime | None:
-    """Read an agent's time; a nonsensical one is none."""
-    if not 0 < milliseconds <= _NEWEST_MS:
-        return None
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    def server_stops(self) -> None:
+        """End with the server."""
+        self.end(Unavailable("the authority is stopping", remedy="connect again in a few seconds"))

@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from legation.pki.spiffe_id import SpiffeID
 from legation.policy import Bound, Freshness
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PointRecord:
-    """One enforcement point as its agent last stated it."""
+class PointRecord(NamedTuple):
+    """One enforcement point as its agent last stated it.
+
+    A tuple, for a thousand are made while a revocation spreads.
+    """
 
     agent: SpiffeID
     id: str
@@ -19,6 +22,7 @@ class PointRecord:
     revision: int
     applied_at: datetime | None  # the agent's clock
     received_at: datetime  # the authority's clock
+    reached_at: datetime  # the same clock, when it was first stated to have this revision
     capabilities: tuple[str, ...]
     notes: tuple[str, ...]
     connected: bool

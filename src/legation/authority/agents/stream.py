@@ -1,81 +1,114 @@
-"""A request whose two bodies are open at the same time, as messages both ways.
+"""A connection that has left HTTP, as messages both ways: frames, and nothing around them.
 
-The answer begins before the request ends (RFC 9112 allows it), and both go on until one side
-closes. What an ASGI server does for any body, flow control in both directions and the end of
-the connection, it does for these.
+It is called back by the transport and calls back in turn, without a task or a queue between: a
+thousand agents that acknowledge a revocation are a thousand calls of `received`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
-from legation.authority.http.requests import Receive
+from legation.authority.http.upgrade import EXTENSION, Switch
 from legation.authority.rest.problems import Problem
-from legation.wire.agent_calls import MAX_REQUEST_BYTES, MEDIA_TYPE
+from legation.wire.agent_calls import MAX_REQUEST_BYTES, SYNC_PROTOCOL
 from legation.wire.frames import FrameReader, frame
 from legation.wire.protobuf import agent_pb2 as pb
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_HEADERS = (
-    (b"content-type", MEDIA_TYPE.encode()),
-    (b"cache-control", b"no-store"),
-    # What is left of the request when the answer ends is read by nobody.
-    (b"connection", b"close"),
-)
+class StreamReceiver(Protocol):
+    """Whom a stream calls, on the event loop."""
+
+    def received(self, message: bytes) -> None:
+        """Take a message. What it raises comes back as `failed`."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Take note that what comes cannot be read: `received` is not called any more."""
+        ...
+
+    def writable(self) -> None:
+        """Take note that the socket takes more again."""
+        ...
+
+    def gone(self) -> None:
+        """Take note that the agent has closed, or its connection broke."""
+        ...
+
+    def server_stops(self) -> None:
+        """Take note that the server stops, and waits no longer than its grace time."""
+        ...
 
 
 class AgentStream:
-    """One agent's stream.
+    """One agent's stream: an `UpgradedConnection`.
 
     Attributes:
         address: the IP address that it comes from, as the socket says; empty if not known.
+        is_writable: whether the socket takes more.
     """
 
-    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Mapping[str, Any]) -> None:
+        """Serve the request of this ASGI scope, which asks for an upgrade."""
         client = scope.get("client")
         self.address: str = client[0] if client else ""
-        self._stopping = scope["state"]["stopping"]
-        self._receive = receive
-        self._send = send
+        self.is_writable = True
+        self._switch = cast("Switch", scope["extensions"][EXTENSION])
+        self._reader = FrameReader(limit=MAX_REQUEST_BYTES)
+        self._receiver: StreamReceiver
+        self._transport: asyncio.Transport
+        self._ended = False
 
-    async def open(self) -> None:
-        """Begin the answer."""
-        await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await self._send({"type": "http.response.body", "body": b"", "more_body": True})
-
-    async def write(self, message: bytes) -> None:
-        """Send a message; return once the socket takes more."""
-        await self._send({"type": "http.response.body", "body": frame(message), "more_body": True})
-
-    async def messages(self) -> AsyncGenerator[bytes, None]:
-        """Yield what the agent says, until it closes.
+    def open(self, receiver: StreamReceiver) -> None:
+        """Answer that the connection is a stream now, and begin to call `receiver`.
 
         Raises:
-            LimitExceeded: a message is too long.
+            ClientGone: there is no connection any more.
         """
-        reader, more = FrameReader(limit=MAX_REQUEST_BYTES), True
-        while more:
-            event = await self._receive()
-            if event["type"] != "http.request":
-                return
-            for message in reader.feed(event["body"]):
-                yield message
-            more = event["more_body"]
+        self._receiver = receiver
+        self._transport = self._switch(SYNC_PROTOCOL.encode(), self)
 
-    async def server_stops(self, *, within_s: float) -> bool:
-        """Wait until the server around it begins to stop; False if it does not `within_s`."""
+    def write(self, message: bytes) -> None:
+        """Send a message. Ask `is_writable` before: what is not taken stays in memory."""
+        self._transport.write(frame(message))
+
+    def close(self, reason: Problem | None = None) -> None:
+        """End the stream, with the reason if it is an error."""
+        self._ended = True
+        if self._transport.is_closing():
+            return
+        if reason is not None:
+            self._transport.write(frame(_last_message(reason)))
+        self._transport.close()
+
+    # called by the connection
+
+    def data_received(self, data: bytes) -> None:
+        """Find the messages in it."""
+        if self._ended:
+            return
         try:
-            async with asyncio.timeout(within_s):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
+            for message in self._reader.feed(data):
+                self._receiver.received(message)
+        except Exception as error:
+            self._ended = True
+            self._receiver.failed(error)
 
-    async def close(self, reason: Problem | None = None) -> None:
-        """End the answer, with the reason if it is an error."""
-        last = b"" if reason is None else frame(_last_message(reason))
-        await self._send({"type": "http.response.body", "body": last})
+    def connection_lost(self) -> None:
+        """Tell the receiver."""
+        self._receiver.gone()
+
+    def pause_writing(self) -> None:
+        """Take note."""
+        self.is_writable = False
+
+    def resume_writing(self) -> None:
+        """Tell the receiver."""
+        self.is_writable = True
+        self._receiver.writable()
+
+    def server_stops(self) -> None:
+        """Tell the receiver."""
+        self._receiver.server_stops()
 
 
 def _last_message(reason: Problem) -> bytes:

@@ -5,6 +5,7 @@ from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.agents.rotation_board import RotationBoard
 from legation.authority.agents.seen import Reports
 from legation.authority.agents.session import SyncSession
+from legation.authority.agents.statements import Statements
 from legation.authority.agents.stream import AgentStream
 from legation.authority.agents.traffic import Traffic
 from legation.authority.events import EventBus
@@ -13,6 +14,7 @@ from legation.authority.settings import AuthoritySettings
 from legation.authority.store import CommittedEvent
 from legation.clock import Clock
 from legation.errors import Conflict
+from legation.pki import SpiffeID
 from legation.wire.feed import Kind
 
 
@@ -68,9 +70,8 @@ class AgentStreams:
             gate=self._gate,
             hub=self._hub,
             board=self._board,
-            rotations=self._rotations,
-            traffic=self._traffic,
             seen=self._seen,
+            statements=self._statements_of(peer.spiffe_id),
             clock=self._clock,
             events=self._events,
             heartbeat_s=self._settings.heartbeat_s,
@@ -84,3 +85,14 @@ class AgentStreams:
         finally:
             if self._sessions.get(agent) is session:
                 del self._sessions[agent]
+
+    def _statements_of(self, agent: SpiffeID) -> Statements:
+        return Statements(
+            agent,
+            board=self._board,
+            rotations=self._rotations,
+            traffic=self._traffic,
+            seen=self._seen,
+            clock=self._clock,
+            events=self._events,
+        )

@@ -6,17 +6,14 @@ whoever is behind the horizon begins again with a snapshot: no agent, however sl
 the authority more than its socket buffer.
 """
 
-import asyncio
-from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Iterable
 
 from legation.authority.feed.hub import FeedHub
 from legation.authority.feed.messages import EncodedEvent
 
 
 class Follower:
-    """Finds what one agent must be told. Use it as a context manager.
+    """Finds what one agent must be told; it is woken between `start` and `stop`.
 
     Attributes:
         snapshot: whether the next message begins a snapshot.
@@ -24,7 +21,9 @@ class Follower:
             from a copy, and the feed must be begun anew.
     """
 
-    def __init__(self, hub: FeedHub, agent: str, *, feed_id: str, revision: int) -> None:
+    def __init__(
+        self, hub: FeedHub, agent: str, *, feed_id: str, revision: int, wake: Callable[[], None]
+    ) -> None:
         """Begin where an agent stands.
 
         Args:
@@ -32,6 +31,7 @@ class Follower:
             agent: SPIFFE ID of the agent.
             feed_id: the feed that `revision` belongs to.
             revision: the newest that the agent holds.
+            wake: called when something may be due.
         """
         self._hub = hub
         self._agent = agent
@@ -40,63 +40,24 @@ class Follower:
         self._scanned = revision  # nothing up to here is missing
         self._told = revision  # and the agent knows that
         self._synchronised = False
-        self._wakeup = asyncio.Event()
+        self._wake = wake
 
-    def __enter__(self) -> Self:
-        self._hub.add_waker(self._agent, self._wakeup.set)
-        return self
+    def start(self) -> None:
+        """Be woken from now on."""
+        self._hub.add_waker(self._agent, self._wake)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hub.remove_waker(self._agent, self._wakeup.set)
+    def stop(self) -> None:
+        """Be woken no more."""
+        self._hub.remove_waker(self._agent, self._wake)
 
-    async def next(self, *, idle_s: float) -> list[bytes]:
-        """Wait for messages; the first bring the agent to the current revision.
+    def due(self) -> list[bytes] | None:
+        """Return the messages to send now, in order; None if they have to be `read`.
 
-        Returns:
-            The messages to send, in order; none if `idle_s` went by without any.
+        The first bring the agent to the current revision.
         """
-        while True:
-            self._wakeup.clear()
-            if not self._is_current():
-                if messages := await self._missing():
-                    return messages
-            elif not await self._woken(idle_s):
-                # What went by without waking us is none of its business, but it waits to hear so.
-                if messages := await self._missing():
-                    return messages
-                if self._is_current():
-                    return self._settled()
-
-    def _is_current(self) -> bool:
-        """Tell whether the agent holds, or has no business with, all that there is."""
-        return self._synchronised and self._scanned >= self._hub.revision
-
-    async def _woken(self, idle_s: float) -> bool:
-        """Wait; tell whether that was ended before `idle_s` were over.
-
-        The timer wakes as an event does: of all that a push costs, `asyncio.timeout` was a tenth.
-        """
-        idle = False
-
-        def end() -> None:
-            nonlocal idle
-            idle = True
-            self._wakeup.set()
-
-        timer = asyncio.get_running_loop().call_later(idle_s, end)
-        try:
-            await self._wakeup.wait()
-        finally:
-            timer.cancel()
-        return not idle
-
-    async def _missing(self) -> list[bytes]:
         hub = self._hub
+        if self._synchronised and self._scanned >= hub.revision:
+            return []
         if self.snapshot or self._scanned < hub.horizon:
             self.snapshot = False
             messages = hub.snapshot(self._agent)
@@ -105,22 +66,26 @@ class Follower:
             return messages
         recent = hub.recent_since(self._scanned)
         if recent is None:
-            page, revision = await hub.page_since(self._scanned)
-            if self._scanned < hub.horizon:
-                return []  # compaction overtook this reader: a snapshot comes next
-            self._scanned, self._synchronised = revision, False
-            return hub.update(self._visible(page), complete=False)
+            return None
         visible = self._visible(recent)
         if self._synchronised and not visible:
-            # It is told with the next heartbeat. Telling a thousand agents at once about
+            # It is `settled` with the next heartbeat. Telling a thousand agents at once about
             # an entry of one would cost more than the entry.
-            self._scanned = max(self._scanned, hub.revision)
+            self._scanned = hub.revision
             return []
         self._moved_to(hub.revision)
         return hub.update(visible, complete=True)
 
-    def _settled(self) -> list[bytes]:
-        """Tell an agent that revisions went by which were none of its business."""
+    async def read(self) -> list[bytes]:
+        """Return the next messages from the store; ask what is `due` after them."""
+        page, revision = await self._hub.page_since(self._scanned)
+        if self._scanned < self._hub.horizon:
+            return []  # compaction overtook this reader: a snapshot comes next
+        self._scanned, self._synchronised = revision, False
+        return self._hub.update(self._visible(page), complete=False)
+
+    def settled(self) -> list[bytes]:
+        """Tell an agent to whom nothing is due that revisions went by which were not for it."""
         if self._told == self._scanned:
             return []
         self._told = self._scanned

@@ -13,7 +13,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from legation.authority.http.requests import ClientGone
 from legation.authority.http.tls import tls_extension
+from legation.authority.http.upgrade import EXTENSION, UpgradedConnection
 from legation.authority.rest.problems import MEDIA_TYPE, Problem, http_problem
 
 
@@ -76,6 +78,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._unsent = 0
         self._head_bytes = 0
         self._refusal: Problem | None = None
+        self._upgraded: UpgradedConnection | None = None
 
     # transport
 
@@ -96,8 +99,13 @@ class ConnectionProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._open[self._known] -= 1
         self.lost.set_result(None)
+        if self._upgraded is not None:
+            self._upgraded.connection_lost()
 
     def data_received(self, data: bytes) -> None:
+        if self._upgraded is not None:
+            self._upgraded.data_received(data)
+            return
         super().data_received(data)
         # A head that is not complete yet has a time. Bytes that start no request (line ends,
         # the rest of a body that was refused) must not keep a connection open either:
@@ -108,10 +116,20 @@ class ConnectionProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._start_stall_timer()
+        if self._upgraded is not None:
+            self._upgraded.pause_writing()
 
     def resume_writing(self) -> None:
         self._stop_stall_timer()
         super().resume_writing()
+        if self._upgraded is not None:
+            self._upgraded.resume_writing()
+
+    def shutdown(self) -> None:
+        if self._upgraded is not None:
+            self._upgraded.server_stops()
+        else:
+            super().shutdown()
 
     # parser; an exception raised here makes the parser fail, and `send_400_response` answer
 
@@ -136,6 +154,9 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_head_timer()
         self._head_bytes = 0
+        if self.parser.should_upgrade():
+            scope = cast("dict[str, Any]", self.scope)
+            scope.setdefault("extensions", {})[EXTENSION] = self._switch
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words
@@ -152,6 +173,19 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         super()._start_asgi_task(cycle, _overloaded if self._excess else app)
+
+    def _switch(self, protocol: bytes, speaker: UpgradedConnection) -> asyncio.Transport:
+        """Leave HTTP; see `legation.authority.http.upgrade`."""
+        if self.transport.is_closing():
+            raise ClientGone
+        self.transport.write(
+            b"HTTP/1.1 101 \r\nconnection: Upgrade\r\nupgrade: " + protocol + b"\r\n\r\n"
+        )
+        # For uvicorn the request has its answer: it keeps its hands off the connection.
+        self.cycle.response_started = self.cycle.response_complete = True
+        self._unset_keepalive_if_required()
+        self._upgraded = speaker
+        return self.transport
 
     @property
     def _idle(self) -> bool:
