@@ -23,6 +23,7 @@ from legation.errors import (
     VerificationError,
 )
 from legation.pki import build_request, generate_key
+from legation.wire.frames import frame
 from legation.wire.protobuf import agent_pb2 as pb
 from tests.support.authority import ADMIN, running, settings_for
 from tests.support.scripted_authority import ScriptedAuthority
@@ -212,7 +213,8 @@ async def test_an_absent_authority_is_reported(scripted, unused_tcp_port):
             await stream.send(HELLO)
 
 
-STREAM = b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n"
+STREAM = b"HTTP/1.1 101 \r\nconnection: upgrade\r\nupgrade: legation-sync/1\r\n\r\n"
+PADDING = b"\xfa\x3e\x80\x80\x80\x02" + bytes(4 << 20)  # a field of the future
 LATER = b"\x00\x00\x00\x05\x1a\x03\x0a\x01x"  # a problem with the code "x"
 
 
@@ -222,17 +224,17 @@ LATER = b"\x00\x00\x00\x05\x1a\x03\x0a\x01x"  # a problem with the code "x"
         (b"", Unavailable, "closed the connection"),
         (b"ho ho ho\r\n\r\n", Unavailable, "is not HTTP"),
         (b"HTTP/1.1 502 \r\ncontent-length: 4\r\n\r\noops", Unavailable, "HTTP status 502"),
-        (STREAM, Unavailable, "closed the connection"),
-        (STREAM + b"0\r\n\r\n", Unavailable, "ended the stream"),
-        (STREAM + b"5\r\n\0\0", Unavailable, "closed the connection"),
-        (STREAM + b"6\r\n\0\0\0\2\xff\xff\r\n", InvalidInput, "no message of a stream"),
-        (STREAM + b"4\r\n\xff\xff\xff\xff\r\n", LimitExceeded, "4294967295 bytes"),
-        (STREAM + b"9\r\n%b\r\n" % LATER, LegationError, "^$"),
-        (b"HTTP/1.1 103 \r\n\r\n" + STREAM + b"0\r\n\r\n", Unavailable, "ended the stream"),
+        (b"HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n", Unavailable, "HTTP status 200"),
+        (STREAM, Unavailable, "ended the stream"),
+        (STREAM + b"\0\0\0\5ab", Unavailable, "ended the stream"),
+        (STREAM + b"\0\0\0\2\xff\xff", InvalidInput, "no message of a stream"),
+        (STREAM + b"\xff\xff\xff\xff", LimitExceeded, "4294967295 bytes"),
+        (STREAM + LATER, LegationError, "^$"),
+        (b"HTTP/1.1 103 \r\n\r\n" + STREAM, Unavailable, "ended the stream"),
     ],
     ids=[
-        "nothing", "no HTTP", "refused", "cut off", "ended at once", "half a chunk", "no protobuf",
-        "too long", "a problem of the future", "after a hint",
+        "nothing", "no HTTP", "refused", "no upgrade", "ended at once", "half a message",
+        "no protobuf", "too long", "a problem of the future", "after a hint",
     ],
 )  # fmt: skip
 async def test_a_bad_stream_is_an_error(scripted, answer, error, words):
@@ -248,6 +250,40 @@ async def test_a_bad_stream_is_an_error(scripted, answer, error, words):
         client = client_of(scripted, server.sockets[0].getsockname()[1])
         with pytest.raises(error, match=words):
             await received(client)
+
+
+async def test_a_stream_is_read_no_faster_than_it_is_taken(scripted):
+    """What nobody has taken is bounded, and nothing of it is lost or out of order."""
+    messages = [
+        pb.SyncResponse(heartbeat=pb.Heartbeat(revision=number, now_ms=2**40))
+        for number in range(9)
+    ]
+    padded = [each.SerializeToString() + PADDING for each in messages]
+    sent = asyncio.Event()
+
+    async def pour(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(STREAM)
+        await reader.readexactly(4 + len(HELLO.SerializeToString()))
+        for each in padded:
+            writer.write(frame(each))
+            await writer.drain()
+        sent.set()
+        writer.close()
+
+    server = await asyncio.start_server(pour, "127.0.0.1", 0, ssl=scripted.tls())
+    async with server:
+        client = client_of(scripted, server.sockets[0].getsockname()[1])
+        async with client.sync() as stream:
+            await stream.send(HELLO)
+            await asyncio.sleep(0.3)
+            assert not sent.is_set()
+            found = [(await stream.receive()).heartbeat.revision for _ in messages]
+            assert found == list(range(9))
+            with pytest.raises(Unavailable, match="ended the stream"):
+                await stream.receive()
+            with pytest.raises(Unavailable, match="ended the stream"):
+                await stream.send(HELLO)
 
 
 async def received(client):

@@ -14,6 +14,7 @@ import uvloop
 from legation.authority.http.connection import Limits
 from legation.authority.http.server import HTTPServer
 from legation.authority.http.tls import ServingTLS
+from legation.authority.http.upgrade import EXTENSION
 from legation.authority.model import Role
 from legation.errors import InvalidInput, Unavailable
 from tests.support.fake_services import Hierarchy
@@ -364,3 +365,101 @@ def test_a_client_that_takes_nothing_of_its_answer_is_cut(factory):
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(scenario())
+
+
+UPGRADE = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: pour\r\n\r\n"
+
+
+class Pouring:
+    """Says what was asked for, as fast as it is taken; ends with the server."""
+
+    def __init__(self, size):
+        self.left = size
+        self.heard = b""
+        self.over = asyncio.Event()
+
+    def begin(self, transport):
+        self.transport, self.room = transport, True
+        self.resume_writing()
+
+    def data_received(self, data):
+        self.heard += data
+
+    def connection_lost(self):
+        self.over.set()
+
+    def pause_writing(self):
+        self.room = False
+
+    def resume_writing(self):
+        self.room = True
+        while self.room and self.left:
+            self.left -= 1 << 20
+            self.transport.write(bytes(1 << 20))
+
+    def server_stops(self):
+        self.transport.write(b"bye")
+        self.transport.close()
+
+
+@contextlib.asynccontextmanager
+async def pouring(size, limits):
+    """Serve connections that become a `Pouring` each."""
+    speakers = []
+
+    async def application(scope, _receive, _send):
+        speaker = Pouring(size)
+        speakers.append(speaker)
+        speaker.begin(scope["extensions"][EXTENSION](b"pour", speaker))
+        await speaker.over.wait()
+
+    server = HTTPServer(application, host="127.0.0.1", port=0, limits=limits)
+    await server.start()
+    try:
+        yield server, speakers
+    finally:
+        await server.stop()
+
+
+async def upgraded(server):
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2 << 20)
+    writer.write(UPGRADE)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    assert head == b"HTTP/1.1 101 \r\nconnection: Upgrade\r\nupgrade: pour\r\n\r\n"
+    return reader, writer
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_has_left_http_keeps_the_limits(factory):
+    """Who takes nothing is cut, who is slow is served; no head, idle or keep-alive time ends it."""
+    size = 16 << 20
+
+    async def scenario():
+        limits = Limits(stalled_s=0.5, head_s=0.2, idle_s=1, grace_s=0.1)
+        async with pouring(size, limits) as (server, speakers):
+            (slow, one), (_, other) = await upgraded(server), await upgraded(server)
+            taken = 0
+            while taken < size:
+                taken += len(await asyncio.wait_for(slow.read(2 << 20), 5))
+                await asyncio.sleep(0.1)
+            await asyncio.wait_for(speakers[1].over.wait(), 5)
+            assert not speakers[0].over.is_set()
+            one.write(b"no request\r\n\r\n")
+            async with asyncio.timeout(5):
+                while not speakers[0].heard:
+                    await asyncio.sleep(0.01)
+            assert speakers[0].heard == b"no request\r\n\r\n"
+            one.close()
+            other.close()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(scenario())
+
+
+async def test_a_connection_that_has_left_http_ends_with_the_server():
+    """It is told before, and can say so."""
+    async with pouring(0, Limits(grace_s=2)) as (server, speakers):
+        reader, writer = await upgraded(server)
+        await asyncio.gather(server.stop(), speakers[0].over.wait())
+        assert await asyncio.wait_for(reader.read(), 5) == b"bye"
+        writer.close()

@@ -95,12 +95,18 @@ class Connection:
                 return event.status_code
 
     def hand_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """Give what comes from now on to `protocol`; return where to write.
+        """Give what comes after the answer to `protocol`; return where to write.
 
-        The peer must have said nothing since its answer: whoever asked speaks first.
+        `protocol` hears of the end of the connection, even if that has come already, but not of
+        its beginning.
         """
         transport = cast("asyncio.Transport", self._writer.transport)
         transport.set_protocol(protocol)
+        came_along, _ = self._http.trailing_data
+        if came_along:
+            protocol.data_received(came_along)
+        if self._reader.at_eof() or transport.is_closing():
+            protocol.connection_lost(None)
         return transport
 
     async def data(self) -> bytes | None:
