@@ -94,9 +94,9 @@ class AgentHTTP:
         stream = AgentStream(scope)
         try:
             await self._sync(peer, stream)
-        except ClientGone:
-            raise
         except Exception as error:
+            if not stream.is_open:
+                raise
             stream.close(_problem_of(error))
         else:
             stream.close()

@@ -327,18 +327,18 @@ class PropagationBoard:
         """
         row, now = self._agents[agent], self._clock.now()
         known = row.points
-        stated = {
-            point.id: _record(
-                agent, point, now, self._believed(point.revision), known.get(point.id)
+        stated = {}
+        for point in points:
+            name = point.id
+            stated[name] = _record(
+                agent, point, now, self._believed(point.revision), known.get(name)
             )
-            for point in points
-        }
-        if list(stated) != (names := sorted(stated)):
-            stated = {name: stated[name] for name in names}
+        if len(stated) > 1:
+            stated = {name: stated[name] for name in sorted(stated)}
         if len(stated) > MAX_POINTS:
             raise LimitExceeded(f"an agent has at most {MAX_POINTS} enforcement points")
-        gone = {name: (point, now) for name, point in known.items() if name not in stated}
-        if gone or row.left:
+        if row.left or known.keys() != stated.keys():
+            gone = {name: (point, now) for name, point in known.items() if name not in stated}
             stayed_away = {name: left for name, left in row.left.items() if name not in stated}
             newest = sorted((stayed_away | gone).items(), key=lambda left: left[1][1])[-MAX_LEFT:]
             row.left = dict(newest)
@@ -373,29 +373,23 @@ def _record(
 
     What a point says time and again is looked through once.
     """
-    reached_at = before.reached_at if before and before.revision == revision else now
-    if (
-        before
-        and before.kind == point.kind
-        and before.spiffe_id == point.spiffe_id
-        and before.capabilities == point.capabilities
-        and before.notes == point.notes
-    ):
-        name, capabilities, notes = before.id, before.capabilities, before.notes
-        kind, spiffe_id = before.kind, before.spiffe_id
-    else:
-        name = point.id[:MAX_TEXT]
-        kind, spiffe_id = point.kind[:MAX_TEXT], point.spiffe_id[:MAX_TEXT]
-        capabilities, notes = _clipped(point.capabilities), _clipped(point.notes)
-    # By place, which takes half as long.
+    name, kind, spiffe_id, _, applied_at, capabilities, notes = point
+    reached_at = now
+    if before is not None:
+        if before.revision == revision:
+            reached_at = before.reached_at
+        same = before.capabilities == capabilities and before.notes == notes
+    if before is None or not same:
+        capabilities, notes = _clipped(capabilities), _clipped(notes)
+    # Fields by place: that takes half as long.
     return PointRecord(
-        agent, name, kind, spiffe_id, revision, point.applied_at, now, reached_at,
-        capabilities, notes, True,
+        agent, name[:MAX_TEXT], kind[:MAX_TEXT], spiffe_id[:MAX_TEXT], revision, applied_at,
+        now, reached_at, capabilities, notes, True,
     )  # fmt: skip
 
 
 def _clipped(texts: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(text[:MAX_TEXT] for text in texts[:MAX_NOTES])
+    return tuple([text[:MAX_TEXT] for text in texts[:MAX_NOTES]]) if texts else ()
 
 
 def _marked(points: dict[str, PointRecord], *, connected: bool) -> dict[str, PointRecord]:

@@ -55,8 +55,13 @@ class AgentStream:
         self._switch = cast("Switch", scope["extensions"][EXTENSION])
         self._reader = FrameReader(limit=MAX_REQUEST_BYTES)
         self._receiver: StreamReceiver
-        self._transport: asyncio.Transport
+        self._transport: asyncio.Transport | None = None
         self._ended = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection has become a stream."""
+        return self._transport is not None
 
     def open(self, receiver: StreamReceiver) -> None:
         """Answer that the connection is a stream now, and begin to call `receiver`.
@@ -69,12 +74,13 @@ class AgentStream:
 
     def write(self, message: bytes) -> None:
         """Send a message. Ask `is_writable` before: what is not taken stays in memory."""
-        self._transport.write(frame(message))
+        if self._transport is not None:
+            self._transport.write(frame(message))
 
     def close(self, reason: Problem | None = None) -> None:
         """End the stream, with the reason if it is an error."""
         self._ended = True
-        if self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing():
             return
         if reason is not None:
             self._transport.write(frame(_last_message(reason)))
