@@ -263,6 +263,16 @@ def test_a_clock_that_runs_ahead_ends_no_revocation(receiver, signer):
     assert receiver.forget_expired(NEW_YEAR + DAY) == 1
 
 
+def test_an_event_from_beyond_the_calendar_stops_nothing(receiver, signer):
+    """The agent's own clock is the earlier one then, and counts."""
+    far = FeedEvent(revision=6, time_ms=2**53 - 1, kind=Kind.BAN, key=BAD, value=None)
+    signed = signer.sign(far)
+    receiver.accept(part(revocation(signer, 5), snapshot=True, revision=5))
+    receiver.accept(part(pb.Event(body=signed.body, signature=signed.signature), revision=6))
+    assert receiver.forget_expired(NEW_YEAR - DAY) == 0
+    assert receiver.forget_expired(NEW_YEAR + DAY) == 1
+
+
 @pytest.mark.parametrize(("feed_id", "revision", "kept"), [("f", 9, 0), ("g", 9, 0), ("f", 3, 1)])
 def test_a_snapshot_takes_a_hold_back(receiver, signer, feed_id, revision, kept):
     """Released while the agent was away; only a feed that went back may have forgotten it."""

@@ -17,6 +17,7 @@ SEEDS = (
     b'{"audience":null,"key":"p","kind":"policy","revision":1,"time_ms":0,"value":null}',
     b'{"audience":null,"key":"spiffe://a/b","kind":"ban","revision":1,"time_ms":0,"value":{}}',
     b'{"audience":["x"],"key":"zz","kind":"revocation","revision":1,"time_ms":0,"value":null}',
+    b'{"audience":null,"key":"zz","kind":"revocation","revision":1,"time_ms":0,"value":null}',
     b'{"audience":null,"key":"a","kind":"bundle","revision":1,"time_ms":0,"value":{"keys":[]}}',
     b'{"audience":null,"key":"ab/0","kind":"crl","revision":1,"time_ms":0,"value":{}}',
     b'{"audience":null,"key":"e","kind":"entry","revision":1,"time_ms":0,"value":{"id":"e"}}',

@@ -63,12 +63,22 @@ def test_what_has_no_single_form_is_refused(value: object) -> None:
         "[1]".encode("utf-16"),
         b"9" * 5000,
         b'"\\ud800"',
+        b"[] []",
+        b"\x0b[]",
+        "\u00a0[]".encode(),
     ],
 )
 def test_what_is_not_json_is_refused(data: bytes) -> None:
     """Broken JSON and duplicate keys are invalid input, never a traceback."""
     with pytest.raises(InvalidInput):
         parse_json(data)
+
+
+def test_space_around_a_document_is_json() -> None:
+    """The four characters of RFC 8259, section 2, and nothing else."""
+    assert parse_json(b' \t\r\n{"a": 1}\n ') == {"a": 1}
+    with pytest.raises(InvalidInput, match="Extra data"):
+        parse_json(b" {} ,")
 
 
 def test_size_and_depth_are_bounded() -> None:
@@ -78,6 +88,9 @@ def test_size_and_depth_are_bounded() -> None:
     for depth in (100, 100_000):
         with pytest.raises(LimitExceeded, match="deep"):
             parse_json(b"[" * depth + b"]" * depth)
+    assert parse_json(b"9" * 4000) == 10**4000 - 1
+    with pytest.raises(InvalidInput, match="too many digits"):
+        parse_json(b"-" + b"9" * 5000)
     nested: Any = []
     for _ in range(100):
         nested = [nested]

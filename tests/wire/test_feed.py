@@ -26,6 +26,8 @@ from legation.wire.feed import (
     WorkloadEntry,
     open_event,
 )
+from legation.wire.feed.parts import event_element
+from legation.wire.protobuf import agent_pb2
 from tests.support.policies import allow
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -90,6 +92,15 @@ def test_an_event_is_seen_by_its_audience_only() -> None:
     [
         b"[]",
         b"{}",
+        b"null",
+        b'"kind"',
+        b'{"audience":null,"key":"k","kind":"ban","revision":1,"time_ms":1}',
+        b'{"audience":null,"key":"k","kind":"ban","revision":1,"time_ms":1,"value":[]}',
+        b'{"audience":null,"key":"k","kind":["ban"],"revision":1,"time_ms":1,"value":null}',
+        b'{"audience":"k","key":"k","kind":"ban","revision":1,"time_ms":1,"value":null}',
+        b'{"audience":null,"key":"k","kind":"ban","revision":0,"time_ms":1,"value":null}',
+        b'{"audience":null,"key":"k","kind":"ban","revision":1,"time_ms":-1,"value":null}',
+        b'{"audience":null,"key":"k","kind":"ban","revision":1,"time_ms":%d,"value":null}' % 2**53,
         b'{"audience":null,"key":"k","kind":"nonsense","revision":1,"time_ms":1,"value":null}',
         b'{"audience":[1],"key":"k","kind":"ban","revision":1,"time_ms":1,"value":null}',
         b'{"audience":null,"key":"k","kind":"ban","revision":"1","time_ms":1,"value":null}',
@@ -114,6 +125,34 @@ def test_values_survive_the_trip(value: Any) -> None:
             type(value).from_value(lacking)
     with pytest.raises(InvalidInput):
         type(value).from_value({**document, "spiffe_id": 7, "issuer": 7, "number": "x"})
+
+
+@pytest.mark.parametrize(
+    ("value", "change", "words"),
+    [
+        (REVOCATION, {"serial": "xyz"}, "not a revocation in the feed: ValueError"),
+        (REVOCATION, {"reason": 7}, "not a revocation in the feed: TypeError"),
+        (BAN, {"since": "2026-06-01T00:00:00"}, "not a ban in the feed: ValueError"),
+        (BAN, {"reason": None}, "not a ban in the feed: TypeError"),
+        (CRL, {"der": "%"}, "not a CRL in the feed: Error"),
+        (CRL, {"shard": True}, "not a CRL in the feed: TypeError"),
+        (CRL, {"compact": []}, "not a CRL in the feed: TypeError"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said(
+    value: Any, change: dict[str, object], words: str
+) -> None:
+    """The kind of value, and what reading it met."""
+    with pytest.raises(InvalidInput, match=words):
+        type(value).from_value({**value.to_value(), **change})
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 16_383, 16_384])
+def test_an_event_is_signed_together_as_it_is_on_the_wire(size: int) -> None:
+    """An element of a part is what protobuf makes of it, whatever its length."""
+    body = b"b" * size
+    part = agent_pb2.Events(events=[agent_pb2.Event(body=body, signature=b"s" * 64)])
+    assert event_element(body, b"s" * 64) == part.SerializeToString()
 
 
 def test_an_entry_says_that_it_obliges_only_if_it_does() -> None:
@@ -168,6 +207,15 @@ def test_a_value_that_does_not_fit_leaves_the_state_alone() -> None:
         state.apply(event(1, Kind.ENTRY, "api", {"id": "api"}))
     assert state.revision == 0
     assert not state.entries
+
+
+@pytest.mark.parametrize("value", [REVOCATION.to_value(), None])
+def test_a_revocation_is_of_a_serial_number(value: dict[str, Any] | None) -> None:
+    """Under another key it says nothing, set or deleted."""
+    state = FeedState()
+    with pytest.raises(InvalidInput, match="'zz' is not the serial number of a revocation"):
+        state.apply(event(1, Kind.REVOCATION, "zz", value))
+    assert (state.revision, len(state.revocations)) == (0, 0)
 
 
 def test_a_revoked_serial_and_a_banned_identity_are_refused() -> None:

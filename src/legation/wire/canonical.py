@@ -11,6 +11,7 @@ from legation.errors import InvalidInput, LimitExceeded
 
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_DEPTH = 64
+_SPACE = " \t\n\r"  # RFC 8259, section 2
 
 
 def canonical_json(value: object) -> bytes:
@@ -41,9 +42,11 @@ def parse_json(data: bytes, *, limit: int = 1 << 20) -> Any:
         raise LimitExceeded(f"{len(data)} bytes of JSON, at most {limit} bytes are accepted")
     try:
         # Decoded here, because json.loads would guess UTF-16 and UTF-32.
-        text = data.decode("utf-8")
-        value = _decoder.decode(text)
-        if "\\u" in text:
+        text = data.decode("utf-8").strip(_SPACE)
+        value, end = _decoder.raw_decode(text)
+        if end != len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
+        if "\\" in text:  # an escape, of half a pair perhaps
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise LimitExceeded("JSON nested too deep") from None
@@ -53,17 +56,12 @@ def parse_json(data: bytes, *, limit: int = 1 << 20) -> Any:
         raise InvalidInput("a lone surrogate has no place in JSON") from None
     except json.JSONDecodeError as error:
         raise InvalidInput(f"not JSON: {error}") from None
+    except ValueError:  # Python itself refuses to convert thousands of digits
+        raise InvalidInput("a number in the JSON has too many digits") from None
     # What opens fewer brackets is no deeper; to look at each value takes as long as to read it.
     if text.count("{") + text.count("[") > MAX_DEPTH:
         _check_depth(value, 0)
     return value
-
-
-def _bounded_int(digits: str) -> int:
-    # Python itself refuses to convert thousands of digits, with a ValueError.
-    if len(digits) > 1000:
-        raise InvalidInput("a number in the JSON has too many digits")
-    return int(digits)
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -78,9 +76,7 @@ def _no_constant(word: str) -> object:
 
 
 # Made once: each `json.loads` with hooks makes one.
-_decoder = json.JSONDecoder(
-    object_pairs_hook=_without_duplicates, parse_constant=_no_constant, parse_int=_bounded_int
-)
+_decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
 
 
 def _check_depth(value: object, depth: int) -> None:

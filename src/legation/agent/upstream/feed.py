@@ -16,7 +16,7 @@ second kind. A page of which a later snapshot lacks something is kept as it came
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from legation.errors import InvalidInput, LegationError, LimitExceeded
 from legation.pki.spiffe_id import SpiffeID
@@ -30,7 +30,7 @@ from legation.wire.feed import (
     open_page,
 )
 from legation.wire.feed.parts import checked_together
-from legation.wire.feed.revocation_page import HOLD
+from legation.wire.feed.revocation_page import HOLD, from_ms, to_ms
 from legation.wire.protobuf import agent_pb2
 
 _NOT_UNDERSTOOD_KEPT = 16
@@ -90,8 +90,7 @@ class FeedReceiver:
         And by the authority's clock, as far as its events have told: a node's clock that runs
         ahead, and is set right again, must not have let anyone back in.
         """
-        newest = datetime.fromtimestamp(self._newest_ms / 1000, UTC)
-        forgotten = self.state.forget_expired(min(at, newest))
+        forgotten = self.state.forget_expired(from_ms(min(to_ms(at), self._newest_ms)))
         for serial in forgotten:
             place = _place_of(serial)
             self._refused.pop(place, None)

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Self
+from operator import itemgetter
+from types import NoneType
+from typing import Any, Final, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -14,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 
 from legation.errors import InvalidInput, NotAuthenticated
-from legation.wire.canonical import canonical_json, parse_json
+from legation.wire.canonical import MAX_SAFE_INTEGER, canonical_json, parse_json
 from legation.wire.feed.delegation import includes
 
 # A whole CRL travels in one event while it is small.
@@ -35,7 +37,17 @@ class Kind(StrEnum):
     KEY_BAN = "key_ban"  # SHA-256 of a SubjectPublicKeyInfo, lower-case hexadecimal
 
 
-_KINDS = frozenset(Kind)
+_KINDS: Final[Mapping[str, Kind]] = {kind: kind for kind in Kind}
+# The members of an event in JSON.
+_TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "revision": int,
+    "time_ms": int,
+    "kind": str,
+    "key": str,
+    "value": (dict, NoneType),
+    "audience": (list, NoneType),
+}
+_members = itemgetter(*_TYPES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,26 +91,25 @@ class FeedEvent:
         Raises:
             InvalidInput: not an event, or of a kind this version does not know.
         """
-        match parse_json(body, limit=MAX_EVENT_SIZE):
-            case {
-                "revision": int(revision),
-                "time_ms": int(time_ms),
-                "kind": str(kind),
-                "key": str(key),
-                "value": (dict() | None) as value,
-                "audience": (list() | None) as audience,
-            }:
-                pass
-            case _:
-                raise InvalidInput("not a feed event")
-        if kind not in _KINDS:
-            raise InvalidInput(f"feed event of unknown kind {kind[:40]!a}")
+        document = parse_json(body, limit=MAX_EVENT_SIZE)
+        try:
+            members = _members(document)
+        except (KeyError, TypeError):
+            raise InvalidInput("not a feed event") from None
+        if not all(map(isinstance, members, _TYPES.values())):
+            raise InvalidInput("not a feed event")
+        revision, time_ms, word, key, value, audience = members
+        if not (0 < revision <= MAX_SAFE_INTEGER and 0 <= time_ms <= MAX_SAFE_INTEGER):
+            raise InvalidInput("a feed event with a number out of range")
+        kind = _KINDS.get(word)
+        if kind is None:
+            raise InvalidInput(f"feed event of unknown kind {word[:40]!a}")
         if audience is not None and not all(isinstance(member, str) for member in audience):
             raise InvalidInput("the audience of a feed event is a list of SPIFFE IDs")
         return cls(
             revision=revision,
             time_ms=time_ms,
-            kind=Kind(kind),
+            kind=kind,
             key=key,
             value=value,
             audience=None if audience is None else tuple(audience),
@@ -119,7 +130,7 @@ class FeedEvent:
             return cls(
                 revision=fields["revision"],
                 time_ms=fields["time_ms"],
-                kind=Kind(fields["kind"]),
+                kind=_KINDS[fields["kind"]],
                 key=fields["key"],
                 value=fields["value"],
                 audience=None if audience is None else tuple(audience),

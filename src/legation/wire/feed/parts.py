@@ -12,10 +12,11 @@ alone.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from legation.errors import NotAuthenticated
-from legation.wire.feed.events import signed_by_any
+from legation.wire.feed.events import SignedEvent, signed_by_any
 
 _MAGIC: Final = b"legation-feed-part-1\n"
 _EVENTS_EVENT: Final = bytes([5 << 3 | 2])  # Events.events, length-delimited
@@ -35,12 +36,12 @@ def part_document(elements: Iterable[bytes]) -> bytes:
 
 
 def checked_together(
-    events: Iterable[tuple[bytes, bytes]], signature: bytes, keys: Iterable[bytes]
+    events: Iterable[SignedEvent], signature: bytes, keys: Iterable[bytes]
 ) -> bool:
     """Check the signature of events that came together; False if there is none.
 
     Args:
-        events: body and signature of each, in their order.
+        events: in their order.
         signature: of them all.
         keys: raw Ed25519.
 
@@ -49,7 +50,7 @@ def checked_together(
     """
     if not signature:
         return False
-    document = part_document(event_element(*each) for each in events)
+    document = part_document([event_element(each.body, each.signature) for each in events])
     if not signed_by_any(keys, signature, document):
         raise NotAuthenticated("no known feed key has signed these events as they came")
     return True
@@ -57,9 +58,14 @@ def checked_together(
 
 def delimited(tag: bytes, content: bytes) -> bytes:
     """Return a field of a message: its tag, the length of its content, and that."""
-    length, left = bytearray(), len(content)
-    while left > 0x7F:
-        length.append(left & 0x7F | 0x80)
-        left >>= 7
-    length.append(left)
-    return b"".join((tag, length, content))
+    return b"".join((tag, _varint(len(content)), content))
+
+
+@lru_cache(maxsize=1024)  # events are much the same in length
+def _varint(number: int) -> bytes:
+    octets = bytearray()
+    while number > 0x7F:
+        octets.append(number & 0x7F | 0x80)
+        number >>= 7
+    octets.append(number)
+    return bytes(octets)

@@ -59,7 +59,11 @@ class FeedState:
         self.restore(event)
 
     def restore(self, event: FeedEvent) -> None:
-        """Fold one event of a snapshot, in any order, each key at most once."""
+        """Fold one event, whatever was folded before: of a snapshot each key is there once.
+
+        Raises:
+            InvalidInput: the value does not fit its kind. The state is unchanged then.
+        """
         set_value, delete = self._FOLDS[event.kind]
         if event.value is None:
             delete(self, event.key)
@@ -128,7 +132,7 @@ class FeedState:
         self.policies[key] = AuthorizationPolicy.from_document(value)
 
     def _set_revocation(self, key: str, value: Mapping[str, Any]) -> None:
-        self.refuse(int(key, 16), Revocation.from_value(value))
+        self.refuse(_serial(key), Revocation.from_value(value))
 
     def _set_ban(self, key: str, value: Mapping[str, Any]) -> None:
         self.bans[key] = Ban.from_value(value)
@@ -151,7 +155,7 @@ class FeedState:
         Kind.POLICY: (_set_policy, lambda state, key: state.policies.pop(key, None)),
         Kind.REVOCATION: (
             _set_revocation,
-            lambda state, key: state.revocations.pop(int(key, 16), None),
+            lambda state, key: state.revocations.pop(_serial(key), None),
         ),
         Kind.BAN: (_set_ban, lambda state, key: state.bans.pop(key, None)),
         Kind.CRL: (_set_crl, lambda state, key: state.crls.pop(key, None)),
@@ -159,3 +163,10 @@ class FeedState:
         Kind.STALENESS: (_set_staleness, lambda state, key: state.staleness.pop(key, None)),
         Kind.KEY_BAN: (_set_key_ban, lambda state, key: state.key_bans.pop(key, None)),
     }
+
+
+def _serial(key: str) -> int:
+    try:
+        return int(key, 16)
+    except ValueError:
+        raise InvalidInput(f"{key[:40]!a} is not the serial number of a revocation") from None

@@ -1,13 +1,12 @@
 """The values that feed events carry."""
 
 import base64
-import binascii
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -15,6 +14,9 @@ from legation.clock import from_rfc3339, to_rfc3339
 from legation.errors import InvalidInput, LegationError
 from legation.pki.spiffe_id import SpiffeID
 from legation.wire.feed.delegation import AgentText, includes
+
+# What a value of another shape raises while it is read. `binascii.Error` is a ValueError.
+_MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError)
 
 
 def _checked_spiffe_id(text: str) -> str:
@@ -175,18 +177,21 @@ class Revocation:
         Raises:
             InvalidInput: not a revocation.
         """
-        with _as_invalid("revocation"):
+        try:
             signs_as = value.get("signs_as")
             return cls(
                 serial=int(value["serial"], 16),
-                # A million revocations are of a few identities and issuers.
-                spiffe_id=sys.intern(_text(value["spiffe_id"])),
-                issuer=sys.intern(_text(value["issuer"])),
-                reason=sys.intern(_text(value["reason"])),
+                # A million revocations are of a few identities and issuers. What is no text cannot
+                # be interned.
+                spiffe_id=sys.intern(value["spiffe_id"]),
+                issuer=sys.intern(value["issuer"]),
+                reason=sys.intern(value["reason"]),
                 revoked_at=from_rfc3339(value["revoked_at"]),
                 expires_at=from_rfc3339(value["expires_at"]),
                 signs_as=None if signs_as is None else IssuerName.from_value(signs_as),
             )
+        except _MALFORMED as error:
+            raise _not_a("revocation", error) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,12 +217,14 @@ class Ban:
         Raises:
             InvalidInput: not a ban.
         """
-        with _as_invalid("ban"):
+        try:
             return cls(
                 spiffe_id=str(SpiffeID.parse(value["spiffe_id"])),
                 reason=_text(value["reason"]),
                 since=from_rfc3339(value["since"]),
             )
+        except _MALFORMED as error:
+            raise _not_a("ban", error) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +302,7 @@ class PublishedCRL:
         Raises:
             InvalidInput: not a published CRL.
         """
-        with _as_invalid("CRL"):
+        try:
             der, compact = value["der"], value.get("compact")
             return cls(
                 issuer=_text(value["issuer"]),
@@ -307,6 +314,8 @@ class PublishedCRL:
                 der=None if der is None else base64.b64decode(der, validate=True),
                 compact=None if compact is None else CompactSet.from_value(compact),
             )
+        except _MALFORMED as error:
+            raise _not_a("CRL", error) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,7 +365,7 @@ class RotationOrder:
         Raises:
             InvalidInput: not a rotation order.
         """
-        with _as_invalid("rotation order"):
+        try:
             return cls(
                 identity=_optional_id(value["identity"]),
                 agent=_optional_id(value["agent"]),
@@ -365,6 +374,8 @@ class RotationOrder:
                 reason=_text(value["reason"]),
                 expires_at=from_rfc3339(value["expires_at"]),
             )
+        except _MALFORMED as error:
+            raise _not_a("rotation order", error) from error
 
 
 def _optional_id(value: object) -> str | None:
@@ -383,15 +394,5 @@ def _whole(value: object) -> int:
     return value
 
 
-class _as_invalid:  # noqa: N801 - reads as a statement
-    """Turn what a malformed value raises into one InvalidInput."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, KeyError | TypeError | ValueError | AttributeError | binascii.Error):
-            raise InvalidInput(f"not a {self._what} in the feed: {error!r}") from error
+def _not_a(what: str, error: Exception) -> InvalidInput:
+    return InvalidInput(f"not a {what} in the feed: {error!r}")
