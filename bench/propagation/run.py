@@ -26,6 +26,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from bench.figures import Figure, figure, to_text
 from bench.issuance import cpu_s
 from bench.propagation.light_agents import LightAgent
@@ -92,7 +94,7 @@ def run(plan: Plan | None = None) -> list[Figure]:
     wanted = plan or Plan()
     with tempfile.TemporaryDirectory(prefix="lg-", dir="/tmp") as name:
         bare = _bare_fan_out(wanted.points)
-        times = asyncio.run(_propagation(Path(name), wanted))
+        times = uvloop.run(_propagation(Path(name), wanted))
         found = list(_propagation_figures(times, bare, wanted))
         return [*found, *_flatness(Path(name), wanted)]
 
@@ -110,7 +112,7 @@ async def _propagation(directory: Path, plan: Plan) -> Times:
         agent = await LightAgent.join(_address(deployment), api.bundle_pem, token)
         stack.callback(agent.client.close)
         callers = await make_callers(api, agent, plan.revocations + 1, directory)
-        probed = await envoy_points(deployment, api, plan.envoys)
+        probed = await stack.enter_async_context(envoy_points(deployment, api, plan.envoys))
         probed += await stack.enter_async_context(sdk_points(deployment, api, plan.sdk))
         # The agent of the probed servers is a point, too.
         light = plan.points - len(probed) - 1
@@ -154,7 +156,7 @@ async def _revoke(
     times.told.append((time.perf_counter() - begun) * 1000)
     assert summary["complete"], summary
     # The board's clock began when the call was stamped, the call itself a little before.
-    last = max(from_rfc3339(point["received_at"]) for point in points)
+    last = max(from_rfc3339(point["reached_at"]) for point in points)
     times.acknowledged.append((last - from_rfc3339(outcome["at"])) / timedelta(milliseconds=1))
     refused = await asyncio.gather(*watches)
     times.cpu.append((cpu_s(pid) - cpu) * 1000)

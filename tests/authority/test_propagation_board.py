@@ -1,6 +1,7 @@
 """The board: which point is up to date, late, out of reach or gone, and by how much."""
 
 import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,12 +13,15 @@ from legation.authority.agents.freshness import Bounds, FreshnessAlarms
 from legation.authority.agents.propagation import (
     LATE_AFTER_S,
     MAX_LEFT,
+    MAX_NOTES,
+    MAX_POINTS,
+    MAX_TEXT,
     READS_LISTS,
     PropagationBoard,
     StatedPoint,
 )
 from legation.authority.agents.revision_times import RevisionTimes
-from legation.authority.agents.standing import Standing
+from legation.authority.agents.standing import PointRecord, Standing
 from legation.authority.events import (
     AuthorityEvent,
     EventBus,
@@ -26,6 +30,7 @@ from legation.authority.events import (
     PointStaleSoon,
 )
 from legation.authority.store import CommittedEvent, EnrolledAgent
+from legation.errors import LimitExceeded
 from legation.policy import Freshness, StalenessPolicy
 from legation.wire.feed import FeedEvent, Kind, SignedEvent
 from tests.support.authority import agent_id
@@ -428,3 +433,159 @@ async def test_who_is_told_by_lists_is_not_waited_for(board: Board) -> None:
     assert not await ends(waiting)
     board.connected(ONE, "another", version="1", revision=11)  # it had it, and comes back
     assert await ends(waiting)
+
+
+# --- who reaches a revision ---------------------------------------------------------------------
+
+
+def names(points: Iterable[PointRecord]) -> list[str]:
+    """Return the ids of points."""
+    return [point.id for point in points]
+
+
+async def test_each_point_that_reaches_a_revision_is_told_once(board: Board) -> None:
+    """Those that have it first, then each as it comes; whoever states it again is no news."""
+    board.commit(11)
+    board.says(11, "early")
+    board.says(10, "p", "q", agent=TWO)
+    with board.reaching(11) as reaching:
+        assert (names(reaching.arrived()), reaching.complete) == (["early"], False)
+        board.says(11, "early")
+        board.says(10, "p", "q", agent=TWO)
+        assert reaching.arrived() == []
+        board.says(11, "p", "q", agent=TWO)
+        assert (names(reaching.arrived()), reaching.complete) == (["p", "q"], True)
+    board.says(11, "new", agent=TWO)
+    assert reaching.arrived() == []  # the context has ended
+    assert board._reaching == set()
+
+
+async def test_a_point_is_shown_as_it_was_when_it_got_there(board: Board) -> None:
+    """What its agent states next is told nobody as the time of that; nor is the same anew."""
+    board.says(10, "p")
+    board.commit(11)
+    with board.reaching(11) as reaching:
+        board.clock.pass_s(1)
+        board.says(11, "p")
+        board.clock.pass_s(1)
+        board.says(11, "p")
+        (now,) = board.points()
+        board.commit(12)
+        board.says(12, "p")
+        (then,) = reaching.arrived()
+    reached = NOW + timedelta(seconds=1)
+    assert (then.revision, then.received_at, then.reached_at) == (11, reached, reached)
+    # Who comes later learns the same for as long as nothing newer is in force there.
+    assert (now.received_at, now.reached_at) == (NOW + timedelta(seconds=2), reached)
+    (last,) = board.points()
+    assert (last.revision, last.reached_at) == (12, NOW + timedelta(seconds=2))
+    board.disconnected(ONE, ONE)
+    board.clock.pass_s(60)
+    board.says(12, "p")
+    assert [point.reached_at for point in board.points()] == [last.reached_at]
+
+
+async def test_a_wait_for_news_gathers_and_tells_the_end_at_once(board: Board) -> None:
+    """Of arrivals after a while; of the last of them, or that nobody is left, without delay."""
+    board.commit(11)
+    board.says(10, "p")
+    board.says(10, "q", agent=TWO)
+    with board.reaching(11) as reaching:
+        waiting = asyncio.create_task(reaching.news(gathered_s=0.05))
+        assert not await ends(waiting)
+        board.says(11, "p")
+        assert not await ends(waiting)
+        await asyncio.wait_for(waiting, 5)
+        assert (names(reaching.arrived()), reaching.complete) == (["p"], False)
+        for leave in (False, True):
+            waiting = asyncio.create_task(reaching.news(gathered_s=60))
+            await asyncio.sleep(0)
+            if leave:
+                board.disconnected(TWO, TWO)
+            else:
+                board.says(11, "q", agent=TWO)
+            assert await ends(waiting)
+            assert reaching.complete
+            reaching.arrived()
+            board.says(10, "q", agent=TWO)  # it has gone back: there is somebody to wait for
+            assert not reaching.complete
+
+
+IDS = st.sets(st.sampled_from("pqr"), max_size=3)
+STEPS = st.one_of(
+    st.tuples(st.just("says"), st.sampled_from([ONE, TWO]), IDS, st.integers(9, 12)),
+    st.tuples(st.just("leaves"), st.sampled_from([ONE, TWO])),
+    st.tuples(st.just("comes"), st.sampled_from([ONE, TWO])),
+    st.tuples(st.just("looks")),
+)
+
+
+@given(steps=st.lists(STEPS, max_size=30))
+async def test_what_is_gathered_is_what_looks_at_all_points_would_find(
+    steps: list[tuple[Any, ...]],
+) -> None:
+    """After every step; and nobody is told twice or not at all."""
+    board = Board()
+    board.commit(12)
+    told: list[tuple[Any, str]] = []
+    passed: dict[tuple[Any, str], None] = {}
+    with board.reaching(11) as reaching:
+        for name, *given_ in steps:
+            if name == "says":
+                agent, ids, revision = given_
+                board.says(revision, *ids, agent=agent)
+            elif name == "leaves":
+                board.disconnected(given_[0], given_[0])
+            elif name == "comes":
+                board.connected(given_[0], given_[0], version="1", revision=10)
+            else:
+                told += [(point.agent, point.id) for point in reaching.arrived()]
+            points = board.points()
+            passed |= {(point.agent, point.id): None for point in points if point.revision >= 11}
+            assert reaching.complete == all(p.revision >= 11 for p in points if p.connected)
+        told += [(point.agent, point.id) for point in reaching.arrived()]
+    assert len(told) == len(passed)
+    assert set(told) == set(passed)
+
+
+def test_what_is_stated_is_bounded_however_often(board: Board) -> None:
+    """Texts and lists of them are cut, in the first statement, the next and one that differs."""
+    long = "x" * (MAX_TEXT + 1)
+    board.connected(ONE, ONE, version="1", revision=10)
+    for notes in ((long,) * (MAX_NOTES + 1), (long,) * (MAX_NOTES + 1), (long, "y")):
+        point = StatedPoint(
+            id=long, kind=long, spiffe_id=long, revision=10, applied_at=NOW,
+            capabilities=(long, "crl"), notes=notes,
+        )  # fmt: skip
+        board.state(ONE, revision=10, points=[point])
+        (shown,) = board.points()
+        cut = long[:MAX_TEXT]
+        assert (shown.id, shown.kind, shown.spiffe_id) == (cut, cut, cut)
+        assert shown.capabilities == (cut, "crl")
+        assert shown.notes == tuple(note[:MAX_TEXT] for note in notes[:MAX_NOTES])
+    with pytest.raises(LimitExceeded, match="at most 4096 enforcement points"):
+        board.says(10, *(str(number) for number in range(MAX_POINTS + 1)))
+
+
+def test_points_stand_in_order_of_their_ids(board: Board) -> None:
+    """Whatever order they are stated in; of two with one id the last one counts."""
+    board.says(10, "c", "a", "b")
+    assert names(board.points()) == ["a", "b", "c"]
+    twice = [
+        StatedPoint(id="a", kind=kind, spiffe_id="x", revision=10, applied_at=None)
+        for kind in ("first", "last")
+    ]
+    board.state(ONE, revision=10, points=twice)
+    assert [point.kind for point in board.points()] == ["last"]
+
+
+def test_who_was_taken_away_is_told_since_when(board: Board) -> None:
+    """A point counts that left at the moment or later, and not one that is back."""
+    board.says(10, "old", "p", "q")
+    board.clock.pass_s(1)
+    board.says(10, "p", "q")
+    board.clock.pass_s(1)
+    board.says(10)
+    board.says(10, "q")
+    assert names(board.left(since=board.clock.at)) == ["p"]
+    assert names(board.left(since=NOW)) == ["old", "p"]

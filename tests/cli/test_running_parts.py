@@ -146,6 +146,8 @@ def test_a_repeated_revocation_takes_no_time() -> None:
     point = {**POINT, "received_at": "2026-01-01T00:00:00.000Z"}
     assert revoke._timed(point, "2026-01-01T00:00:01.000Z")["after_ms"] == 0.0
     assert revoke._timed(point, "2025-12-31T23:59:59.500Z")["after_ms"] == 500.0
+    point = {**point, "reached_at": "2025-12-31T23:59:59.700Z"}  # and has stated more since
+    assert revoke._timed(point, "2025-12-31T23:59:59.500Z")["after_ms"] == 200.0
 
 
 @dataclass

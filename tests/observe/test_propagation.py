@@ -29,9 +29,10 @@ def point(
     name: str, revision: int, *, kind: str = "envoy", at_s: float = 0, connected: bool = True
 ) -> PointRecord:
     """Return a point as the board has it; heard `at_s` seconds after the start."""
+    at = START + timedelta(seconds=at_s)
     return PointRecord(
         agent=agent_id("one"), id=name, kind=kind, spiffe_id="", revision=revision,
-        applied_at=None, received_at=START + timedelta(seconds=at_s), capabilities=(), notes=(),
+        applied_at=None, received_at=at, reached_at=at, capabilities=(), notes=(),
         connected=connected,
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from legation.authority.agents.reaching import Reaching
 from legation.authority.agents.standing import PointRecord, PointStanding, Standing
 from legation.authority.issuers.states import (
     Dependant,
@@ -146,6 +147,7 @@ class FakeAuthority:
         self.deltas = {}
         self.compact_sets = {}
         self._changed = asyncio.Event()
+        self.reaching = set()
         self.waits = 0
 
     def services(self):
@@ -228,10 +230,13 @@ class FakeAuthority:
             revision=revision,
             applied_at=now,
             received_at=now,
+            reached_at=now,
             capabilities=("crl",),
             notes=(),
             connected=connected,
         )
+        for reaching in self.reaching:
+            reaching.note(name, [self.point_rows[name]])
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -449,6 +454,20 @@ class _Propagation(_Service):
 
     def agents(self):
         return tuple(self.authority.agent_rows.values())
+
+    def left(self, *, since):
+        return iter(())
+
+    @contextlib.contextmanager
+    def reaching(self, revision):
+        reaching = Reaching(revision)
+        for point in self.points():
+            reaching.note(point.id, [point])
+        self.authority.reaching.add(reaching)
+        try:
+            yield reaching
+        finally:
+            self.authority.reaching.discard(reaching)
 
     async def wait_for_change(self, *, timeout_s):
         await self.authority.wait_for_change(timeout_s)

@@ -201,6 +201,10 @@ class PointBoard:
         if self._points.pop(point_id, None) is not None:
             self.changes.notify()
 
+    def point(self, point_id: str) -> PointState | None:
+        """Return a point, or None if there is none of that name."""
+        return self._points.get(point_id)
+
     def points(self) -> tuple[PointState, ...]:
         """Return all points."""
         return tuple(self._points.values())
@@ -252,5 +256,7 @@ class PointBoard:
 
     def take_refusals(self) -> tuple[RefusalReport, ...]:
         """Return the refusals counted since the last call, and start anew."""
+        if not self._untold:
+            return ()
         taken, self._untold = self._untold, Counter()
         return tuple(replace(case, count=count) for case, count in taken.items())

@@ -3,10 +3,13 @@
 The REST, agent and command-line edges know the services by these Protocols alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
+from legation.authority.agents.reaching import Reaching
 from legation.authority.agents.standing import PointRecord, PointStanding
 from legation.authority.issuers.states import IssuerOverview
 from legation.authority.misuse.model import Signal, SignalState
@@ -133,6 +136,14 @@ class PropagationService(Protocol):
     def points(self) -> Sequence[PointRecord]: ...
     def standings(self) -> Sequence[PointStanding]: ...
     def agents(self) -> Sequence[AgentRecord]: ...
+    def left(self, *, since: datetime) -> Iterator[PointRecord]:
+        """Yield the points that their agents have taken away since then, in the last hour."""
+        ...
+
+    def reaching(self, revision: int) -> AbstractContextManager[Reaching]:
+        """Gather who has reached a revision, and who reaches it while the context lasts."""
+        ...
+
     async def wait_for_change(self, *, timeout_s: float) -> None:
         """Return when any point changed, or after `timeout_s`."""
         ...

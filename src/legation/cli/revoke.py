@@ -252,7 +252,9 @@ def _fingerprint(client: Any, key: str) -> str:
 
 def _timed(point: dict[str, Any], since: str) -> dict[str, Any]:
     """Add how long the point took, by the authority's clock alone: both moments are its own."""
-    passed = from_rfc3339(point["received_at"]) - from_rfc3339(since)
+    # An older authority tells only when it last heard of the point.
+    reached_at = point.get("reached_at", point["received_at"])
+    passed = from_rfc3339(reached_at) - from_rfc3339(since)
     # Repeated, a revocation finds the points that refuse already.
     return {**point, "after_ms": max(0.0, passed / timedelta(milliseconds=1))}
 

@@ -94,6 +94,10 @@ class SpiffeID:
         """
         return _parse(text)
 
+    def __hash__(self) -> int:
+        # Both texts keep theirs; a tuple of fields would ask the trust domain for its own.
+        return hash((self.trust_domain.name, self.path))
+
     def is_member_of(self, trust_domain: TrustDomain) -> bool:
         """Tell whether this identity belongs to `trust_domain`."""
         return self.trust_domain == trust_domain

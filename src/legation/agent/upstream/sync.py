@@ -274,7 +274,7 @@ class FeedSync:
         notes = [f"not_understood:{revision}" for revision in self._receiver.not_understood]
         if self.clock_skew_s is not None and abs(self.clock_skew_s) > _SKEW_WORTH_A_NOTE_S:
             notes.append(f"clock_skew_s:{self.clock_skew_s:+.0f}")
-        held = next((p for p in self._board.points() if p.id == _AGENT_POINT), None)
+        held = self._board.point(_AGENT_POINT)
         revision = self._receiver.state.revision
         if held and (held.revision, held.notes) == (revision, tuple(notes)):
             return

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,7 +22,7 @@ from legation.authority.rest.authentication import (
     authorize,
     refuse_cross_site,
 )
-from legation.authority.rest.calls import Call, Reply, Route, Stream
+from legation.authority.rest.calls import Call, Line, Reply, Route, Stream
 from legation.authority.rest.openapi import openapi_document
 from legation.authority.rest.problems import http_problem, incident_problem, problem_of
 from legation.authority.rest.reading import read_body, read_parameters, refuse_parameters
@@ -167,12 +168,11 @@ def _log_late_failure(task: "asyncio.Future[Any]") -> None:
         _log.warning("a request failed after its time: %s", error)
 
 
-async def _encoded(lines: AsyncIterator[Sequence[BaseModel]]) -> AsyncIterator[bytes]:
+async def _encoded(lines: AsyncIterator[Sequence[Line]]) -> AsyncIterator[bytes]:
     """Render lines as NDJSON; an error becomes the last line, since the status is long sent."""
     try:
         async for some in lines:
-            text = "".join(f"{line.model_dump_json(exclude_none=True)}\n" for line in some)
-            yield text.encode()
+            yield b"".join([to_json(line, exclude_none=True) + b"\n" for line in some])
     except Exception as error:
         problem = problem_of(error) if isinstance(error, LegationError) else incident_problem(error)
         yield b'{"problem":' + problem.to_json() + b"}\n"

@@ -15,6 +15,8 @@ from legation.authority.services import Services
 from legation.clock import Clock
 from legation.errors import LegationError, NotAuthenticated
 
+Line = BaseModel | dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
@@ -56,9 +58,12 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """An answer that comes line by line (NDJSON), as many at a time as there are."""
+    """An answer that comes line by line (NDJSON), as many at a time as there are.
 
-    lines: AsyncIterator[Sequence[BaseModel]]
+    A line is a model or, where there are very many, the members that its model would have in JSON.
+    """
+
+    lines: AsyncIterator[Sequence[Line]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

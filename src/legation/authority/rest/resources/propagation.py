@@ -1,12 +1,14 @@
 """Agents, their enforcement points, and who has reached a revision."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from datetime import datetime, timedelta
-from typing import Annotated, Self
+from operator import attrgetter
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field
 
+from legation.authority.agents.reaching import Reaching
 from legation.authority.agents.standing import (
     PointFreshness,
     PointRecord,
@@ -14,20 +16,18 @@ from legation.authority.agents.standing import (
     Standing,
 )
 from legation.authority.model import AgentRecord, Role
-from legation.authority.rest.calls import Call, Reply, Route, Stream
+from legation.authority.rest.calls import Call, Line, Reply, Route, Stream
 from legation.authority.rest.fields import Moment, Request, Shown
 from legation.authority.rest.paging import Page, PageQuery, page_of
 from legation.authority.rest.problems import Problem, problem_of
+from legation.clock import to_rfc3339
 from legation.errors import LegationError, Unavailable
-from legation.pki import SpiffeID
 from legation.policy import Freshness, Then
 
 # At least so often the caller's rights are looked at again while it waits.
 RECHECK_S = 1.0
-# After a revocation a thousand points change one by one, and each look is at all of them: of the
-# time until they have all changed, so much may go into looking.
-_SHARE = 0.05
-_GATHERED_S = 0.25  # at the longest
+# After a revocation a thousand points arrive one by one; those of so long are told together.
+_GATHERED_S: Final = 0.05
 # A point that lost its agent is back within this time, or its process has ended.
 _LEFT_LATELY = timedelta(minutes=1)
 
@@ -69,25 +69,27 @@ class Point(Shown):
     revision: int
     applied_at: Moment | None
     received_at: Moment
+    reached_at: Annotated[
+        Moment,
+        Field(
+            description="when the point was first stated to have this `revision`, by the "
+            "authority's clock; `received_at` is that of its latest statement"
+        ),
+    ]
     capabilities: list[str]
     notes: list[str]
     connected: bool
 
     @staticmethod
     def of(point: PointRecord) -> "Point":
-        """Translate; unchecked, for these are made while a thousand agents acknowledge."""
-        return Point.model_construct(
-            agent=str(point.agent),
-            id=point.id,
-            kind=point.kind,
-            spiffe_id=point.spiffe_id,
-            revision=point.revision,
-            applied_at=point.applied_at,
-            received_at=point.received_at,
-            capabilities=list(point.capabilities),
-            notes=list(point.notes),
-            connected=point.connected,
-        )
+        """Translate."""
+        members = dict(zip(_MEMBERS, _values(point), strict=True))
+        return Point(**members | {"agent": str(point.agent)})
+
+
+# The model says what a point has; nothing else lists it.
+_MEMBERS: Final = tuple(Point.model_fields)
+_values: Final = attrgetter(*_MEMBERS)
 
 
 class FreshnessShown(Shown):
@@ -168,7 +170,11 @@ class PropagationSummary(Shown):
 
 
 class PropagationLine(Shown):
-    """One line of the stream: a point that reached the revision, the summary, or a problem."""
+    """One line of the stream: a point that reached the revision, the summary, or a problem.
+
+    A point is shown as it was stated when it reached the revision, or as it is if it had it
+    before the wait began.
+    """
 
     point: Point | None = None
     summary: PropagationSummary | None = None
@@ -201,61 +207,63 @@ async def watch_propagation(call: Call, parameters: PropagationQuery) -> Stream:
     return Stream(lines=_watch(call, parameters))
 
 
-async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[list[PropagationLine]]:
+async def _watch(call: Call, query: PropagationQuery) -> AsyncIterator[list[Line]]:
     started, left_since = call.clock.monotonic(), call.clock.now() - _LEFT_LATELY
-    reached: set[tuple[SpiffeID, str]] = set()
-    while True:
-        looked = call.clock.monotonic()
-        rest = max(0.0, query.timeout_s - (looked - started))
-        # The wait begins before the look, so that no change falls between the two.
-        change = asyncio.create_task(
-            call.services.propagation.wait_for_change(timeout_s=min(rest, RECHECK_S))
-        )
-        await asyncio.sleep(0)
-        try:
-            points = call.services.propagation.points()
-            if arrived := list(_arrived(points, query.revision, reached)):
-                yield arrived
-            behind = [point for point in points if point.revision < query.revision]
-            waiting = any(point.connected for point in behind)
-            if not waiting or rest <= 0:
-                break
-            took = call.clock.monotonic() - looked
-            await _first_of(change, call.stopping)
-            await asyncio.sleep(min(took / _SHARE, _GATHERED_S))
-        finally:
-            change.cancel()
-        if problem := _interruption(call):
-            yield [PropagationLine(problem=problem)]
-            return
+    with call.services.propagation.reaching(query.revision) as reaching:
+        while True:
+            elapsed_s = call.clock.monotonic() - started
+            rest_s = query.timeout_s - elapsed_s
+            lines: list[Line] = [_line(point) for point in reaching.arrived()]
+            # In one go with what has arrived, so that the two are of one moment.
+            if ended := reaching.complete or rest_s <= 0:
+                lines.append(_summary(call, query, reaching, since=left_since, after_s=elapsed_s))
+            if lines:
+                yield lines
+            if ended:
+                return
+            news = reaching.news(gathered_s=_GATHERED_S)
+            await _first_of(news, call.stopping.wait(), timeout_s=min(rest_s, RECHECK_S))
+            if problem := _interruption(call):
+                yield [PropagationLine(problem=problem)]
+                return
+
+
+def _line(point: PointRecord) -> dict[str, Any]:
+    """Return the JSON members of `PropagationLine(point=Point.of(point))`.
+
+    Without the models, and no moment rendered twice: a thousand are made while a thousand agents
+    acknowledge.
+    """
+    members = dict(zip(_MEMBERS, _values(point), strict=True))
+    received_at = to_rfc3339(point.received_at)
+    just_now = point.reached_at is point.received_at
+    members["agent"] = str(point.agent)
+    members["received_at"] = received_at
+    members["reached_at"] = received_at if just_now else to_rfc3339(point.reached_at)
+    if point.applied_at is None:
+        del members["applied_at"]
+    else:
+        members["applied_at"] = to_rfc3339(point.applied_at)
+    return {"point": members}
+
+
+def _summary(
+    call: Call, query: PropagationQuery, reaching: Reaching, *, since: datetime, after_s: float
+) -> PropagationLine:
+    board, revision = call.services.propagation, query.revision
+    points = board.points()
+    behind = [point for point in points if point.revision < revision]
+    left = [point for point in board.left(since=since) if point.revision < revision]
     summary = PropagationSummary(
-        revision=query.revision,
-        complete=not waiting,
+        revision=revision,
+        complete=reaching.complete,
         reached=len(points) - len(behind),
         missing=[Point.of(point) for point in behind if point.connected],
         disconnected=[Point.of(point) for point in behind if not point.connected],
-        left=list(_left(call, query.revision, since=left_since)),
-        elapsed_s=round(call.clock.monotonic() - started, 6),
+        left=[Point.of(point) for point in left],
+        elapsed_s=round(after_s, 6),
     )
-    yield [PropagationLine(summary=summary)]
-
-
-def _arrived(
-    points: Sequence[PointRecord], revision: int, reached: set[tuple[SpiffeID, str]]
-) -> Iterator[PropagationLine]:
-    """Yield the points that have reached `revision` since the last look."""
-    for point in points:
-        place = point.agent, point.id
-        if point.revision >= revision and place not in reached:
-            reached.add(place)
-            yield PropagationLine.model_construct(point=Point.of(point))
-
-
-def _left(call: Call, revision: int, *, since: datetime) -> Iterator[Point]:
-    """Yield the points that were taken away since then and never had `revision`."""
-    for row in call.services.propagation.standings():
-        if row.left_at is not None and row.left_at >= since and row.point.revision < revision:
-            yield Point.of(row.point)
+    return PropagationLine(summary=summary)
 
 
 def _interruption(call: Call) -> Problem | None:
@@ -269,12 +277,13 @@ def _interruption(call: Call) -> Problem | None:
     return None
 
 
-async def _first_of(change: asyncio.Task[None], stopping: asyncio.Event) -> None:
-    stop = asyncio.create_task(stopping.wait())
+async def _first_of(*waits: Awaitable[object], timeout_s: float) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
-        await asyncio.wait({change, stop}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        stop.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 def _key(point: PointRecord) -> str:
