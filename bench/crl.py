@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench.figures import Figure, figure
 from bench.hierarchy import hierarchy
@@ -187,7 +187,7 @@ async def stage(directory: Path, *, revoked: int, shards: int) -> AsyncIterator[
     spare = _fill(settings.database, issuer.key_id_hex, revoked=revoked, shards=shards)
     store = await SQLiteStore.open(settings.database)
     try:
-        store.attach(sign=FeedSigner(Ed25519PrivateKey.generate()).sign)
+        store.attach(sign=FeedSigner(ec.generate_private_key(ec.SECP256R1())).sign)
         events = EventBus()
         heard: list[Any] = []
         events.subscribe(heard.append)

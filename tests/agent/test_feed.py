@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from legation.agent.upstream import feed
 from legation.agent.upstream.feed import FeedReceiver
@@ -30,7 +30,7 @@ NEW_YEAR, DAY = datetime(2031, 1, 1, tzinfo=UTC), timedelta(days=1)
 
 @pytest.fixture
 def signer():
-    return FeedSigner(Ed25519PrivateKey.generate())
+    return FeedSigner(ec.generate_private_key(ec.SECP256R1()))
 
 
 @pytest.fixture
@@ -123,14 +123,14 @@ def test_what_was_signed_together_is_refused_in_any_other_form(receiver, signer,
 
 def test_a_stranger_vouches_for_nothing(receiver, signer):
     """Its signature over genuine events is worth less than none."""
-    stranger = FeedSigner(Ed25519PrivateKey.generate())
+    stranger = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(NotAuthenticated):
         receiver.accept(vouched(stranger, part(ban(signer, 1), snapshot=True, revision=1)))
 
 
 def test_an_event_of_another_signer_is_refused(receiver):
     """A perfect event signed by a key that is not a feed key is refused."""
-    stranger = FeedSigner(Ed25519PrivateKey.generate())
+    stranger = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(NotAuthenticated):
         receiver.accept(part(ban(stranger, 1), snapshot=True, revision=1))
     assert receiver.feed_id == ""
@@ -190,7 +190,7 @@ def test_genuine_events_beyond_this_version_are_noted_and_passed_over(receiver, 
     body = canonical_json(
         {"audience": None, "key": "k", "kind": "hologram", "revision": 1, "time_ms": 0, "value": {}}
     )
-    unknown = pb.Event(body=body, signature=signer._key.sign(body))
+    unknown = pb.Event(body=body, signature=signer._sign(body))
     receiver.accept(part(snapshot=True))
     receiver.accept(part(unknown, ban(signer, 2, value={"new": "form"}), revision=2))
     receiver.accept(part(ban(signer, 3), revision=3))
@@ -343,7 +343,7 @@ def test_what_is_kept_is_taken_up_again(receiver, signer):
 
 def test_only_refusals_of_the_authority_are_taken_up(receiver, signer):
     """What another key has signed, or what refuses nobody, is turned down."""
-    other = FeedSigner(Ed25519PrivateKey.generate())
+    other = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(NotAuthenticated):
         receiver.keep(part(ban(other, 5)))
     with pytest.raises(InvalidInput, match="refuses nobody"):
@@ -388,7 +388,7 @@ def test_a_snapshot_brings_pages(receiver, signer):
 
 def test_a_page_that_another_has_signed_is_refused(receiver, signer):
     """And with it the whole part, whatever else is in it."""
-    stranger = FeedSigner(Ed25519PrivateKey.generate())
+    stranger = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
     receiver.accept(paged(page(signer, row(42)), snapshot=True))
     with pytest.raises(NotAuthenticated, match="page of revocations"):
         receiver.accept(paged(page(stranger, row(43)), events=[ban(signer, 1)], revision=1))

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ from legation.pki import SpiffeID
 from legation.wire.feed import FeedEvent, FeedSigner, Kind, PageRow, Revocation, RevocationPage
 from legation.wire.protobuf import agent_pb2 as pb
 
-SIGNER = FeedSigner(Ed25519PrivateKey.generate())
+SIGNER = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
 
 
 def event(revision, key, value=...):

@@ -1,5 +1,6 @@
 """The agent's identity on its disk."""
 
+import base64
 import os
 
 import pytest
@@ -16,6 +17,9 @@ from legation.agent.private_files import make_private_directory, write_private
 from legation.errors import InvalidInput, LegationError, NotFound, Unavailable
 from legation.pki import generate_key
 from tests.support.scripted_authority import AGENT_ID, ScriptedAuthority
+
+# 65 bytes of the right form, and no point of P-256.
+OFF_CURVE = base64.b64encode(b"\x04" + bytes(64)).decode()
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +105,9 @@ def test_a_damaged_membership_file_is_an_error_not_a_traceback(damage):
         Membership.from_bytes(damage)
 
 
-@pytest.mark.parametrize("keys", [[], ["?"], ["AAAA"], [7]])
+@pytest.mark.parametrize("keys", [[], ["?"], ["AAAA"], [7], [OFF_CURVE]])
 def test_feed_keys_of_another_form_are_refused(keys):
-    """Feed keys are at least one, of 32 bytes each, in base64."""
+    """Feed keys are at least one, points of the curve, in base64."""
     with pytest.raises(InvalidInput, match="feed key"):
         feed_keys_from(keys)
 

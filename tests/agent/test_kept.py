@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from legation.agent.upstream.feed import FeedReceiver
 from legation.agent.upstream.kept import KeptReport
@@ -28,7 +28,7 @@ class Feed:
     """A receiver, and an authority's feed for it."""
 
     def __init__(self) -> None:
-        self._signer = FeedSigner(Ed25519PrivateKey.generate())
+        self._signer = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
         self.receiver = FeedReceiver(AGENT, lambda: [self._signer.public_key])
         self._revision = 0
 

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from legation.authority.model import IssuedRecord, JoinToken, Operator, Role
 from legation.authority.revoking.scopes import SerialScope
@@ -124,7 +124,7 @@ class StoreFixtures:
 
     @pytest.fixture
     def signer(self) -> FeedSigner:
-        return FeedSigner(Ed25519PrivateKey.generate())
+        return FeedSigner(ec.generate_private_key(ec.SECP256R1()))
 
     @pytest.fixture
     def delivered(self, store: Store, signer: FeedSigner) -> list[CommittedEvent]:

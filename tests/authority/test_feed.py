@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -54,7 +54,7 @@ NOW = datetime(2031, 3, 1, 12, tzinfo=UTC)
 AGENTS = [f"spiffe://example.org/legation/agent/{name}" for name in ("a", "b", "c")]
 ROBOT, ROBOTS = (f"spiffe://example.org/legation/agent/ci__{name}" for name in ("app__1", "app__*"))
 AUDIT = AuditDraft(time=NOW, actor="x", action="test", subject="y")
-SIGNER = FeedSigner(Ed25519PrivateKey.generate())
+SIGNER = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
 
 
 class FeedWorld:

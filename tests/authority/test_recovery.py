@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from legation.agent.wiring import Agent as RunningAgent
@@ -232,7 +232,7 @@ async def test_an_issuer_that_was_revoked_signs_no_more(tmp_path: Path) -> None:
 
 def forged(kind: Kind, key: str, value: dict[str, str]) -> pb.Event:
     """Return an event that somebody else has signed."""
-    signer = FeedSigner(Ed25519PrivateKey.generate())
+    signer = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
     signed = signer.sign(FeedEvent(revision=5, time_ms=0, kind=kind, key=key, value=value))
     return pb.Event(body=signed.body, signature=signed.signature)
 
@@ -270,7 +270,7 @@ async def test_no_agent_can_revoke_what_it_likes(world: World) -> None:
 
 async def test_pages_are_taken_like_events(tmp_path: Path) -> None:
     """What agents hold in pages, of certificates that have not expired; signed by the feed key."""
-    signer, stranger = (FeedSigner(Ed25519PrivateKey.generate()) for _ in range(2))
+    signer, stranger = (FeedSigner(ec.generate_private_key(ec.SECP256R1())) for _ in range(2))
     async with running(settings_for(tmp_path)) as world:
         agent = await world.enrol()
         now, issuer = world.clock.now(), await signing(world)

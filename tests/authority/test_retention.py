@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,7 +42,7 @@ from tests.support.authority import running, settings_for
 
 DAY = timedelta(days=1)
 REQUESTER = Requester(spiffe_id="x")
-SIGNER = FeedSigner(Ed25519PrivateKey.generate())
+SIGNER = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
 
 
 class Kept:

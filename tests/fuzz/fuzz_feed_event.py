@@ -4,13 +4,14 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import DecodeError
 
 from legation.agent.upstream.feed import FeedReceiver
 from legation.agent.upstream.feed_cache import FeedCache
 from legation.errors import LegationError
 from legation.pki import SpiffeID
+from legation.wire.feed import FeedSigner
 from legation.wire.protobuf import agent_pb2 as pb
 
 SEEDS = (
@@ -23,12 +24,12 @@ SEEDS = (
     b'{"audience":null,"key":"e","kind":"entry","revision":1,"time_ms":0,"value":{"id":"e"}}',
 )
 AGENT = SpiffeID.parse("spiffe://a/legation/agent/one")
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+SIGNER = FeedSigner(ec.derive_private_key(1, ec.SECP256R1()))
 
 
 def one_input(data: bytes) -> None:
     """Try `data` as a genuine event, a forged one, a part of the feed, and a cache file."""
-    genuine = pb.Event(body=data, signature=KEY.sign(data))
+    genuine = pb.Event(body=data, signature=SIGNER._sign(data))
     forged = pb.Event(body=data, signature=data[:64])
     for event in (genuine, forged):
         receiver = _receiver()
@@ -49,4 +50,4 @@ def one_input(data: bytes) -> None:
 
 
 def _receiver() -> FeedReceiver:
-    return FeedReceiver(AGENT, lambda: [KEY.public_key().public_bytes_raw()])
+    return FeedReceiver(AGENT, lambda: [SIGNER.public_key])

@@ -9,7 +9,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.agent.identity import AgentIdentity, Membership
@@ -79,7 +79,7 @@ class ScriptedAuthority:
             jwt_authorities={"k1": self.jwt_key.public_key()},
         )
         self.tokens = []
-        self.signer = FeedSigner(Ed25519PrivateKey.generate())
+        self.signer = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
         self.feed_id = "feed-1"
         self.revision = 0
         self.events = []  # every event ever, signed

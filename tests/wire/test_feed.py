@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +31,8 @@ from legation.wire.protobuf import agent_pb2
 from tests.support.policies import allow
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-SIGNER = FeedSigner(Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
+SIGNER = FeedSigner(ec.derive_private_key(1, ec.SECP256R1()))
+OTHER = FeedSigner(ec.derive_private_key(2, ec.SECP256R1()))
 AGENT = "spiffe://example.org/legation/agent/a"
 
 ENTRY = WorkloadEntry(
@@ -68,13 +69,22 @@ def test_a_signed_event_opens_with_the_right_key_only() -> None:
         revision=1, time_ms=5, kind=Kind.ENTRY, key="api", value=ENTRY.to_value(), audience=(AGENT,)
     )
     signed = SIGNER.sign(original)
-    assert open_event(signed, [b"\2" * 32, SIGNER.public_key]) == original
-    other = FeedSigner(Ed25519PrivateKey.generate())
+    assert open_event(signed, [OTHER.public_key, SIGNER.public_key]) == original
     with pytest.raises(NotAuthenticated):
-        open_event(signed, [other.public_key])
+        open_event(signed, [OTHER.public_key])
     altered = SignedEvent(body=signed.body.replace(b"api", b"apx"), signature=signed.signature)
     with pytest.raises(NotAuthenticated):
         open_event(altered, [SIGNER.public_key])
+    for signature in (
+        b"",
+        signed.signature[:-1],
+        signed.signature + b"\0",
+        bytes(64),
+        b"\xff" * 64,
+    ):
+        with pytest.raises(NotAuthenticated):
+            open_event(SignedEvent(body=signed.body, signature=signature), [SIGNER.public_key])
+    assert SIGNER.sign(original) == signed
 
 
 def test_an_event_is_seen_by_its_audience_only() -> None:

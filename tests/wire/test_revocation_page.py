@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +26,8 @@ from legation.wire.feed.page_outline import MAX_ROWS
 from legation.wire.feed.revocation_page import to_ms, to_ms_up
 
 NOW = datetime(2031, 3, 1, 12, tzinfo=UTC)
-SIGNER = FeedSigner(Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
+SIGNER = FeedSigner(ec.derive_private_key(1, ec.SECP256R1()))
+OTHER = FeedSigner(ec.derive_private_key(2, ec.SECP256R1()))
 MAGIC = b"legation-revocation-page-1\n"
 
 rows = st.builds(
@@ -138,12 +139,11 @@ def test_only_what_a_feed_key_has_signed_is_opened() -> None:
     """One changed octet, or another signer, and nothing is read; nor is a page an event."""
     document = RevocationPage.make(many(3)).document
     signature = SIGNER.sign_document(document)
-    page = open_page(document, signature, [b"\2" * 32, SIGNER.public_key])
+    page = open_page(document, signature, [OTHER.public_key, SIGNER.public_key])
     assert (len(page), page.signature) == (3, signature)
-    other = FeedSigner(Ed25519PrivateKey.generate())
     for wrong, keys in (
         (document[:-1] + b"\0", [SIGNER.public_key]),
-        (document, [other.public_key]),
+        (document, [OTHER.public_key]),
     ):
         with pytest.raises(NotAuthenticated, match="no known feed key"):
             open_page(wrong, signature, keys)

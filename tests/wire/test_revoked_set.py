@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +18,8 @@ from legation.wire.revoked_set import PublishedSet
 
 NOW = datetime(2031, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-KEY = Ed25519PrivateKey.generate()
-SIGNER = FeedSigner(KEY)
-KEYS = (FeedSigner(Ed25519PrivateKey.generate()).public_key, SIGNER.public_key)
+SIGNER = FeedSigner(ec.generate_private_key(ec.SECP256R1()))
+KEYS = (FeedSigner(ec.generate_private_key(ec.SECP256R1())).public_key, SIGNER.public_key)
 REVOKED = SerialNumber(random=1 << 63, shard=3, index=5).to_int()
 GOOD = SerialNumber(random=1 << 63, shard=3, index=6).to_int()
 SET = PublishedSet(
@@ -34,7 +33,7 @@ SET = PublishedSet(
 
 def signed(document):
     """Sign anything with the key that signs sets."""
-    return document + KEY.sign(document)
+    return document + SIGNER._sign(document)
 
 
 def test_a_signed_set_is_a_round_trip():
@@ -51,7 +50,7 @@ def test_a_set_by_another_hand_is_not_believed():
     flipped = bytearray(data)
     flipped[-70] ^= 1
     for forged in (
-        SET.sign(FeedSigner(Ed25519PrivateKey.generate())),
+        SET.sign(FeedSigner(ec.generate_private_key(ec.SECP256R1()))),
         bytes(flipped),
         data[:-1],
         data + b"\0",

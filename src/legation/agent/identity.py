@@ -25,6 +25,7 @@ from legation.pki import (
     private_key_to_pem,
 )
 from legation.wire.canonical import parse_json
+from legation.wire.feed import is_public_key
 
 # Where every trust domain has its authority.
 AUTHORITY_PATH = "/legation/authority"
@@ -89,7 +90,7 @@ class Membership:
 
     Attributes:
         bundle: the trust bundle at enrolment; the feed has the current one.
-        feed_keys: raw Ed25519 public keys that sign feed events.
+        feed_keys: public keys that sign feed events, as of `FeedSigner`.
         authority: host name or address of the authority.
         api_port: of its HTTPS listener.
     """
@@ -189,7 +190,7 @@ def with_feed_keys(membership: Membership, feed_keys: Sequence[bytes]) -> Member
 
 
 def feed_keys_from(texts: Sequence[Any]) -> tuple[bytes, ...]:
-    """Parse raw Ed25519 public keys in base64.
+    """Parse feed keys in base64.
 
     Raises:
         InvalidInput: none, or one of another form.
@@ -198,8 +199,8 @@ def feed_keys_from(texts: Sequence[Any]) -> tuple[bytes, ...]:
         keys = tuple(base64.b64decode(text, validate=True) for text in texts)
     except (TypeError, ValueError, binascii.Error):
         raise InvalidInput("a feed key is not base64") from None
-    if not keys or any(len(key) != 32 for key in keys):
-        raise InvalidInput("feed keys are 32 bytes each, and there is at least one")
+    if not keys or not all(map(is_public_key, keys)):
+        raise InvalidInput("feed keys are points of P-256, and there is at least one")
     return keys
 
 

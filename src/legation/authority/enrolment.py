@@ -44,7 +44,7 @@ class Welcome:
     """What a new agent learns besides its certificate."""
 
     bundle: Mapping[str, Any]  # the SPIFFE bundle document
-    feed_keys: tuple[bytes, ...]  # raw Ed25519 public keys
+    feed_keys: tuple[bytes, ...]  # public, as of FeedSigner
 
 
 class Tokens:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from legation.authority.administration.operators import operator_id, operator_order
@@ -98,7 +98,7 @@ async def initialise(
     made = _Made(
         root=root,
         issuing=make_issuing(root, _ISSUING_INDEX, settings=settings, at=at),
-        feed_key=Ed25519PrivateKey.generate(),
+        feed_key=ec.generate_private_key(ec.SECP256R1()),
         jwt_key=jwt_key,
         administrator=Operator(
             spiffe_id=operator_id(settings.trust_domain, operator.name),
@@ -135,7 +135,7 @@ async def initialise(
 class _Made:
     root: Issuer
     issuing: Issuer
-    feed_key: Ed25519PrivateKey
+    feed_key: ec.EllipticCurvePrivateKey
     jwt_key: PrivateKey
     administrator: Operator
     bundle: TrustBundle

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -178,7 +178,7 @@ class KeyStore:
         return {key.id: self.unwrap(key) for key in wrapped}
 
 
-def feed_key(wrapped: Sequence[WrappedKey], keys: dict[str, PrivateKey]) -> Ed25519PrivateKey:
+def feed_key(wrapped: Sequence[WrappedKey], keys: dict[str, PrivateKey]) -> EllipticCurvePrivateKey:
     """Return the newest key that signs the feed.
 
     Raises:
@@ -187,7 +187,7 @@ def feed_key(wrapped: Sequence[WrappedKey], keys: dict[str, PrivateKey]) -> Ed25
     for candidate in reversed(wrapped):
         if candidate.purpose == FEED_KEY:
             key = keys[candidate.id]
-            if isinstance(key, Ed25519PrivateKey):
+            if isinstance(key, EllipticCurvePrivateKey):
                 return key
     raise InternalError("this authority has no feed key")
 

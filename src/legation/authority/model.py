@@ -315,4 +315,4 @@ class Enrolment:
     chain: tuple[bytes, ...]  # DER, leaf first, without the root
     trust_domain: TrustDomain
     bundle: Mapping[str, Any]  # the SPIFFE bundle document
-    feed_keys: tuple[bytes, ...]  # raw Ed25519 public keys
+    feed_keys: tuple[bytes, ...]  # public, as of FeedSigner

@@ -5,7 +5,7 @@
     legation-revoked-set-1 LF
     {"issuer":…,"next_update":…,"number":…,"this_update":…} LF      canonical JSON
     the set (`legation.pki.revoked_set`)
-    64 octets: Ed25519 signature over all that is before it, by the feed key
+    64 octets: signature over all that is before it, by the feed key
 
 It travels in the clear and from caches, so the signature is what makes it true, and number and
 times what makes it new. The first line keeps it apart from events of the feed, which the same
@@ -23,11 +23,10 @@ from legation.errors import Conflict, InvalidInput, LimitExceeded, NotAuthentica
 from legation.pki.revoked_set import MAX_SIZE, RevokedSet
 from legation.pki.serials import SerialNumber
 from legation.wire.canonical import canonical_json, parse_json
-from legation.wire.feed import FeedSigner, signed_by_any
+from legation.wire.feed import SIGNATURE_SIZE, FeedSigner, signed_by_any
 
 MEDIA_TYPE: Final = "application/vnd.legation.revoked-set"
 _MAGIC: Final = b"legation-revoked-set-1\n"
-_SIGNATURE_SIZE: Final = 64
 _MAX_HEADER: Final = 1024
 _WHAT: Final = "signed revoked set"
 
@@ -65,17 +64,17 @@ class PublishedSet:
 
     @classmethod
     def open(cls, data: bytes, keys: Iterable[bytes]) -> Self:
-        """Check the signature with any of `keys` (raw Ed25519), then read what `sign` renders.
+        """Check the signature with any of `keys`, those of the feed, and read what `sign` renders.
 
         Raises:
             LimitExceeded: too large.
             NotAuthenticated: no key in `keys` has signed it.
             InvalidInput: it is signed, but not such a set, or of a later version.
         """
-        limit = len(_MAGIC) + _MAX_HEADER + MAX_SIZE + _SIGNATURE_SIZE
+        limit = len(_MAGIC) + _MAX_HEADER + MAX_SIZE + SIGNATURE_SIZE
         if len(data) > limit:
             raise LimitExceeded(f"a {_WHAT} has at most {limit} bytes, this one {len(data)}")
-        document, signature = data[:-_SIGNATURE_SIZE], data[-_SIGNATURE_SIZE:]
+        document, signature = data[:-SIGNATURE_SIZE], data[-SIGNATURE_SIZE:]
         # Nothing of it is looked at before: reading costs a stranger nothing, and us much.
         if not signed_by_any(keys, signature, document):
             raise NotAuthenticated(f"no known feed key has signed this {_WHAT}")

@@ -32,7 +32,7 @@ class AgentCertifier(Protocol):
     """Certifies new keys for the calling agent."""
 
     async def renew_agent(self, csr: bytes) -> Certified:
-        """Return the chain in DER, leaf first, and the feed keys, raw Ed25519."""
+        """Return the chain in DER, leaf first, and the feed keys."""
         ...
 
     async def renew_expired(self, identity: AgentIdentity, csr: bytes) -> Certified:

@@ -97,7 +97,7 @@ class AuthorityClient:
         """Certify a new key of the agent itself.
 
         Returns:
-            The chain in DER, leaf first, and the feed keys, raw Ed25519.
+            The chain in DER, leaf first, and the feed keys.
 
         Raises:
             LegationError: the call failed.
@@ -171,7 +171,7 @@ class AuthorityClient:
         """Certify a new key of the agent itself by the proof of its old one, which is over.
 
         Returns:
-            The chain in DER, leaf first, and the feed keys, raw Ed25519.
+            The chain in DER, leaf first, and the feed keys.
 
         Raises:
             NotPermitted: the authority does not allow that, or not any more.

@@ -44,7 +44,7 @@ class Recovery:
     Args:
         store: where it is recorded.
         hub: the feed, as it is now.
-        feed_keys: by which the statements may be signed, raw Ed25519.
+        feed_keys: by which the statements may be signed.
         clock: the time.
         actor: this authority, for the audit log.
         tainted: called when an issuer must sign nothing more.

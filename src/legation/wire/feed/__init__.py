@@ -6,10 +6,12 @@ the fold of the events that it may see. See docs/decisions/one-feed.md.
 """
 
 from legation.wire.feed.events import (
+    SIGNATURE_SIZE,
     FeedEvent,
     FeedSigner,
     Kind,
     SignedEvent,
+    is_public_key,
     open_event,
     signed_by_any,
 )
@@ -29,6 +31,7 @@ from legation.wire.feed.values import (
 )
 
 __all__ = [
+    "SIGNATURE_SIZE",
     "Ban",
     "CompactSet",
     "FeedEvent",
@@ -46,6 +49,7 @@ __all__ = [
     "SignedEvent",
     "TLSMode",
     "WorkloadEntry",
+    "is_public_key",
     "open_event",
     "open_page",
     "signed_by_any",

@@ -10,10 +10,13 @@ from types import NoneType
 from typing import Any, Final, Self
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
 )
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from legation.errors import InvalidInput, NotAuthenticated
 from legation.wire.canonical import MAX_SAFE_INTEGER, canonical_json, parse_json
@@ -21,6 +24,10 @@ from legation.wire.feed.delegation import includes
 
 # A whole CRL travels in one event while it is small.
 MAX_EVENT_SIZE = 4 << 20
+SIGNATURE_SIZE: Final = 64
+_SCALAR_SIZE: Final = SIGNATURE_SIZE // 2
+# Deterministic (RFC 6979): what says the same is the same, signature and all.
+_ECDSA: Final = ec.ECDSA(SHA256(), deterministic_signing=True)
 
 
 class Kind(StrEnum):
@@ -145,27 +152,31 @@ class FeedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedEvent:
-    """An event as it travels: canonical JSON and an Ed25519 signature over it."""
+    """An event as it travels: canonical JSON and the signature over it."""
 
     body: bytes
     signature: bytes
 
 
 class FeedSigner:
-    """Signs events with the authority's feed key."""
+    """Signs events with the authority's feed key: ECDSA with P-256 and SHA-256.
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
+    A signature is the two integers of 32 octets each (RFC 7518, section 3.4). It is made once
+    and checked by every agent, and P-256 is what OpenSSL checks fastest of the short ones.
+    """
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
 
     @property
     def public_key(self) -> bytes:
-        """The raw 32-byte Ed25519 public key that opens these events."""
-        return self._key.public_key().public_bytes_raw()
+        """The key that opens these events: a point, not compressed (SEC 1, section 2.3.3)."""
+        return self._key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
     def sign(self, event: FeedEvent) -> SignedEvent:
         """Sign one event."""
         body = event.to_bytes()
-        return SignedEvent(body=body, signature=self._key.sign(body))
+        return SignedEvent(body=body, signature=self._sign(body))
 
     def sign_document(self, document: bytes) -> bytes:
         """Sign something else; 64 bytes.
@@ -175,11 +186,15 @@ class FeedSigner:
         """
         if document.startswith(b"{"):
             raise InvalidInput("a document that begins with a brace is signed as an event only")
-        return self._key.sign(document)
+        return self._sign(document)
+
+    def _sign(self, document: bytes) -> bytes:
+        r, s = decode_dss_signature(self._key.sign(document, _ECDSA))
+        return r.to_bytes(_SCALAR_SIZE) + s.to_bytes(_SCALAR_SIZE)
 
 
 def open_event(signed: SignedEvent, keys: Iterable[bytes]) -> FeedEvent:
-    """Check the signature with any of `keys` (raw Ed25519) and parse the event.
+    """Check the signature with any of `keys`, as of `FeedSigner`, and parse the event.
 
     Raises:
         NotAuthenticated: no key in `keys` has signed it.
@@ -191,15 +206,28 @@ def open_event(signed: SignedEvent, keys: Iterable[bytes]) -> FeedEvent:
 
 
 @lru_cache(maxsize=16)
-def _public_key(raw: bytes) -> Ed25519PublicKey:
-    return Ed25519PublicKey.from_public_bytes(raw)
+def _public_key(point: bytes) -> ec.EllipticCurvePublicKey:
+    return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+
+
+def is_public_key(point: bytes) -> bool:
+    """Tell whether it can be the key of a `FeedSigner`."""
+    try:
+        _public_key(point)
+    except ValueError:
+        return False
+    return True
 
 
 def signed_by_any(keys: Iterable[bytes], signature: bytes, document: bytes) -> bool:
-    """Tell whether one of `keys` (raw Ed25519) has signed `document`."""
+    """Tell whether one of `keys`, as of `FeedSigner`, has signed `document`."""
+    if len(signature) != SIGNATURE_SIZE:
+        return False
+    scalars = signature[:_SCALAR_SIZE], signature[_SCALAR_SIZE:]
+    encoded = encode_dss_signature(*map(int.from_bytes, scalars))
     for key in keys:
         try:
-            _public_key(key).verify(signature, document)
+            _public_key(key).verify(encoded, document, _ECDSA)
         except InvalidSignature:
             continue
         return True

@@ -43,7 +43,7 @@ def checked_together(
     Args:
         events: in their order.
         signature: of them all.
-        keys: raw Ed25519.
+        keys: of the feed.
 
     Raises:
         NotAuthenticated: no key in `keys` has signed them as they are.

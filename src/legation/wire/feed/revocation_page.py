@@ -96,7 +96,7 @@ class RevocationPage:
 
     Attributes:
         document: what is signed.
-        signature: Ed25519, over the document; empty until it is signed.
+        signature: over the document; empty until it is signed.
         identities: whose certificates they are, each once.
         identity: for each row, the place of its identity.
     """
@@ -266,7 +266,7 @@ class RevocationPage:
 
 
 def open_page(document: bytes, signature: bytes, keys: Iterable[bytes]) -> RevocationPage:
-    """Check the signature with any of `keys` (raw Ed25519), then read the page.
+    """Check the signature with any of `keys`, as of `FeedSigner`, then read the page.
 
     Raises:
         NotAuthenticated: no key in `keys` has signed it.

@@ -65,7 +65,9 @@ class Enrolled(Chain):
 
     trust_domain: str
     bundle: dict[str, Any]
-    feed_keys: Annotated[list[str], Field(description="raw Ed25519 public keys, Base64")]
+    feed_keys: Annotated[
+        list[str], Field(description="P-256 public keys as uncompressed points (SEC 1), Base64")
+    ]
 
     @classmethod
     def of(cls, enrolment: Enrolment) -> Self:
