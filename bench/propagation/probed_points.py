@@ -7,19 +7,18 @@ import asyncio
 import contextlib
 import ssl
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench.propagation.light_agents import LightAgent
+from bench.propagation.probing import TIMEOUT_S, Probe, Question, refused_anew
 from bench.propagation.sdk_points import ANSWER, QUESTION
 from legation.cli.api_client import APIClient
 from legation.config.ports import unused_port
-from legation.demo.callers import Answer, HTTP1Connection, call_once, client_context, until_refused
 from legation.demo.deployment import AGENT_NAME, TRUST_DOMAIN, Deployment
-from legation.demo.processes import listening
 from legation.demo.stage import own_selector
 from legation.errors import LegationError
 from legation.pki import (
@@ -44,11 +43,15 @@ spec:
   rules:
     - from: [{{spiffeIDs: ["{CALLERS}/*"]}}]
 """
-_PATH = "/api/health"
-# Between two requests on an open connection. More often would be more exact, and take from the
-# authority the core that it shares with us.
-_EVERY_S = 0.02
-_TIMEOUT_S = 20.0
+_OF_SDK = Question(text=QUESTION, end=b"\n", served=ANSWER)
+# An Envoy refuses the next request on an open connection before its agent cuts it. To ask more
+# often would be more exact, and take from the authority the core that it shares with us.
+_OF_ENVOYS = Question(
+    text=b"GET / HTTP/1.1\r\nhost: service\r\n\r\n",
+    end=b"\r\n\r\n",
+    served=b"HTTP/1.1 200 ",
+    every_s=0.025,
+)
 _PIPE = asyncio.subprocess.PIPE
 
 
@@ -81,49 +84,20 @@ class ProbedPoint:
         Raises:
             LegationError: it is not served.
         """
-        if self.kind == "envoy":
-            connection = await HTTP1Connection.open(self.port, caller.context)
-            if not (await connection.get(_PATH)).ok:
-                raise LegationError(f"{caller.spiffe_id} is not served by {self}")
-            return partial(self._watch_envoy, connection, caller)
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=caller.context)
-        writer.write(QUESTION)
-        if await reader.readline() != ANSWER:
+        question = _OF_ENVOYS if self.kind == "envoy" else _OF_SDK
+        held = await Probe.open(self.port, caller.context, question)
+        if not held.served.result():
             raise LegationError(f"{caller.spiffe_id} is not served by {self}")
-        return partial(self._watch_sdk, reader, writer, caller)
+        return partial(self._watch, held, caller, question)
 
-    async def _watch_envoy(self, connection: HTTP1Connection, caller: Caller) -> Refused:
-        async def ask() -> Answer:
-            await asyncio.sleep(_EVERY_S)
-            return await connection.get(_PATH)
-
-        await until_refused(ask, since=time.perf_counter(), timeout_s=_TIMEOUT_S)
-        open_at = time.perf_counter()
-        connection.close()
-        attempt = partial(call_once, self.port, caller.context, _PATH)
-        await until_refused(attempt, since=open_at, timeout_s=_TIMEOUT_S)
-        return Refused(open_at=open_at, new_at=time.perf_counter())
-
-    async def _watch_sdk(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Caller
-    ) -> Refused:
-        with contextlib.suppress(OSError):
-            await reader.read()  # ends when the server cuts it
-        open_at = time.perf_counter()
-        writer.close()
-        attempt = partial(self._ask_sdk, caller.context)
-        await until_refused(attempt, since=open_at, timeout_s=_TIMEOUT_S)
-        return Refused(open_at=open_at, new_at=time.perf_counter())
-
-    async def _ask_sdk(self, context: ssl.SSLContext) -> Answer:
+    async def _watch(self, held: Probe, caller: Caller, question: Question) -> Refused:
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
-            writer.write(QUESTION)
-            line = await reader.readline()
-            writer.close()
-        except OSError as error:
-            return Answer(status=None, error=str(error))
-        return Answer(status=200 if line == ANSWER else None)
+            async with asyncio.timeout(TIMEOUT_S):
+                open_at = await held.refused_at
+        finally:
+            held.close()
+        new_at = await refused_anew(self.port, caller.context, question)
+        return Refused(open_at=open_at, new_at=new_at)
 
 
 @contextlib.asynccontextmanager
@@ -131,42 +105,56 @@ async def sdk_points(
     deployment: Deployment, api: APIClient, count: int
 ) -> AsyncIterator[list[ProbedPoint]]:
     """Start servers by the SDK, on both engines in turn."""
-    processes, points = [], []
-    try:
-        for number in range(count):
-            name, engine = f"sdk-{number}", ENGINES[number % len(ENGINES)]
-            _entry(api, name, own_selector())
-            command = [sys.executable, "-m", "bench.propagation.sdk_points", str(deployment.socket)]
-            process = await asyncio.create_subprocess_exec(
-                *command, f"{POINTS}/{name}", engine, stdin=_PIPE, stdout=_PIPE
-            )
-            processes.append(process)
-        for number, process in enumerate(processes):
-            assert process.stdout is not None
-            port = int(await process.stdout.readline())
-            points.append(ProbedPoint(kind=f"sdk {ENGINES[number % len(ENGINES)]}", port=port))
-        yield points
-    finally:
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.close()
-        await asyncio.gather(*(process.wait() for process in processes))
-
-
-async def envoy_points(deployment: Deployment, api: APIClient, count: int) -> list[ProbedPoint]:
-    """Start Envoys before one service; the deployment ends them."""
-    upstream = unused_port()
-    service = await deployment.spawn(
-        "service", [sys.executable, "-m", "legation.demo.apps", "api", str(upstream)]
-    )
-    await service.wait_until(partial(listening, upstream), what="its port")
-    points = []
+    module = "bench.propagation.sdk_points"
+    engines = [ENGINES[number % len(ENGINES)] for number in range(count)]
     for number in range(count):
-        name, port = f"envoy-{number}", unused_port()
-        _entry(api, name, f"unix:path:{deployment.envoy_path(name)}")
-        await deployment.start_proxy(name, inbound=[f"127.0.0.1:{port}=127.0.0.1:{upstream}"])
-        points.append(ProbedPoint(kind="envoy", port=port))
-    return points
+        _entry(api, f"sdk-{number}", own_selector())
+    async with AsyncExitStack() as stack:
+        ports = [
+            await stack.enter_async_context(
+                _serving(module, str(deployment.socket), f"{POINTS}/sdk-{number}", engine)
+            )
+            for number, engine in enumerate(engines)
+        ]
+        yield [
+            ProbedPoint(kind=f"sdk {engine}", port=await port())
+            for engine, port in zip(engines, ports, strict=True)
+        ]
+
+
+@contextlib.asynccontextmanager
+async def envoy_points(
+    deployment: Deployment, api: APIClient, count: int
+) -> AsyncIterator[list[ProbedPoint]]:
+    """Start Envoys before one service; the deployment ends them."""
+    async with _serving("bench.propagation.upstream") as service:
+        upstream, points = await service(), []
+        for number in range(count):
+            name, port = f"envoy-{number}", unused_port()
+            _entry(api, name, f"unix:path:{deployment.envoy_path(name)}")
+            await deployment.start_proxy(name, inbound=[f"127.0.0.1:{port}=127.0.0.1:{upstream}"])
+            points.append(ProbedPoint(kind="envoy", port=port))
+        yield points
+
+
+@contextlib.asynccontextmanager
+async def _serving(module: str, *arguments: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """Run a module that serves until its standard input ends; what is yielded gives its port."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments, stdin=_PIPE, stdout=_PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    output = process.stdout
+
+    async def port() -> int:
+        return int(await output.readline())
+
+    try:
+        yield port
+    finally:
+        process.stdin.close()
+        await process.wait()
 
 
 async def make_callers(
@@ -189,9 +177,22 @@ async def make_callers(
         path.touch(mode=0o600)
         certificates = certificates_from_der(b"".join(chain))
         path.write_bytes(private_key_to_pem(key) + certificates_to_pem(certificates))
-        context = client_context(authorities_pem=api.bundle_pem, credential=path)
-        callers.append(Caller(spiffe_id=f"{CALLERS}/{each}", context=context))
+        callers.append(Caller(spiffe_id=f"{CALLERS}/{each}", context=_context(path)))
     return callers
+
+
+def _context(credential: Path) -> ssl.SSLContext:
+    """Make the context of a caller.
+
+    How it is treated is what is looked at; to verify the servers as well would take time from
+    them. Without an authority to begin with OpenSSL does not even try.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(credential)
+    return context
 
 
 async def hold_all(points: Sequence[ProbedPoint], caller: Caller) -> list["asyncio.Task[Refused]"]:

@@ -10,8 +10,9 @@ import pytest
 
 from legation.agent.discovery.messages import Encoder
 from legation.envoy import ProxyInputs, ProxySpec, bootstrap, build, type_urls
+from legation.envoy import snapshot as snapshots
 from legation.envoy.secrets import MAX_CRL_BYTES, cover_issuers, trust_secret, usable_lists
-from legation.envoy.snapshot import Snapshot
+from legation.envoy.snapshot import Snapshot, digest_of
 from legation.pki.keys import key_id
 from legation.wire.feed import FeedState, Kind, TLSMode
 from tests.envoy.conftest import DATABASE
@@ -140,6 +141,24 @@ def test_peer_that_nobody_can_prove_to_be(inputs: Inputs, feed: Feed, reason: st
     clusters = _resources(build(inputs()), type_urls.CLUSTER)
     assert clusters["upstream/127.0.0.1:9001"]["load_assignment"]["endpoints"] == []
     assert "transport_socket" not in clusters["upstream/127.0.0.1:9001"]
+
+
+def test_what_has_not_changed_is_not_made_again(
+    inputs: Inputs, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new revision makes anew what it concerns, also where a value was changed in place."""
+    epochs: dict[str, int] = {}
+    before = build(inputs(drain_epochs=epochs))
+    feed.ban(WEB)
+    feed.allow(WEB)
+    made: list[object] = []
+    monkeypatch.setattr(snapshots, "digest_of", lambda tree: made.append(tree) or digest_of(tree))
+    after = build(inputs(drain_epochs=epochs), previous=before)
+    assert [list(tree) for tree in made] == [list(_resources(after, type_urls.EXTENSION))]
+    epochs["127.0.0.1:8443"] = 1
+    drained = build(inputs(drain_epochs=epochs), previous=after)
+    assert drained.by_type[type_urls.EXTENSION] is after.by_type[type_urls.EXTENSION]
+    assert drained.by_type[type_urls.LISTENER] != after.by_type[type_urls.LISTENER]
 
 
 def test_drain_replaces_one_listeners_chain(inputs: Inputs) -> None:

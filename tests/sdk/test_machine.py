@@ -146,6 +146,28 @@ def test_the_same_message_again_changes_nothing(live):
     assert live.knowledge.view().generation == 2
 
 
+def test_what_a_message_repeats_is_not_read_again(live):
+    """With another list alone the identity and the bundles are the same objects; else, new ones."""
+    before = live.knowledge.view()
+    live.receive(svids(API, crl=[DOMAIN.crl(7)]))
+    after = live.knowledge.view()
+    assert after is not before
+    assert after.svid is before.svid
+    assert after.bundles[DOMAIN.trust_domain] is before.bundles[DOMAIN.trust_domain]
+    live.receive(svids(DOMAIN.svid("/api"), crl=[DOMAIN.crl(7)]))
+    assert live.knowledge.view().svid != before.svid
+
+
+def test_a_list_is_read_when_it_begins_to_count(live):
+    """Under an agent that tells revocations live it says nothing; under another it decides."""
+    live.receive(svids(API, crl=[DOMAIN.crl(7)]))
+    issuer = DOMAIN.issuer.certificate
+    assert live.refusal(7, issuer=issuer) is None  # the agent's word counts, and it said nothing
+    live.end("UNIMPLEMENTED", Feed.ENFORCEMENT)
+    assert live.refusal(7, issuer=issuer) is Cause.CERTIFICATE_REVOKED
+    assert live.refusal(8, issuer=issuer) is None
+
+
 def test_a_renewed_certificate_is_reported(live):
     """The serial in force is stated when the stream opens, and again when it changes."""
     renewed = DOMAIN.svid("/api")

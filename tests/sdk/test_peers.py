@@ -129,6 +129,19 @@ def test_a_new_view_forgets_what_was_verified(source: MemorySource, authority: A
     assert refusal(judge, svid).cause is Cause.UNKNOWN_AUTHORITY
 
 
+def test_new_lists_end_what_they_name_alone(source: MemorySource, authority: Authority) -> None:
+    """A leaf stays known under another list, until one names its issuer."""
+    judge, svid = verifier(source), authority.issue("/web")
+    issuing = authority.issuing.certificate
+    span: dict[str, Any] = {"number": 1, "this_update": now() - HOUR, "next_update": now() + HOUR}
+    entries = [RevokedEntry(serial, now() - HOUR) for serial in (7, issuing.serial_number)]
+    verify(judge, svid)
+    source.lists(build_crl(authority.root.issuer, entries[:1], **span))
+    judge.verify(der(svid.chain)[0], lambda: pytest.fail("asked for the chain again"))
+    source.lists(build_crl(authority.root.issuer, entries, **span))
+    assert refusal(judge, svid).cause is Cause.CERTIFICATE_REVOKED
+
+
 def test_what_is_kept_is_bounded(source: MemorySource, authority: Authority) -> None:
     """Any number of peers leaves no more than the bound; who fell out is verified anew."""
     judge = verifier(source, max_kept=2)

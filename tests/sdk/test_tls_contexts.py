@@ -40,6 +40,21 @@ async def test_a_new_identity_is_shown_from_the_next_handshake_on(engine: str) -
         await hang_up(before, after)
 
 
+def test_openssl_is_told_anew_of_identity_and_trust_alone() -> None:
+    """A context serves on under another revocation list, and not under another identity."""
+    api = source_of("/api")
+    context = server_context(api, authorize=authorize_any())
+    made = context.generation()
+    api.lists(b"a list")
+    assert context.generation() is made
+    assert made.view is api.view()
+    api.rotate(OLD.issue("/api"))
+    renewed = context.generation()
+    assert renewed is not made
+    api.trust(NEW.bundle())
+    assert context.generation() is not renewed
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_an_authority_that_left_the_bundle_is_refused(engine: str) -> None:
     """Both authorities count while both are in the bundle; then only the new one does."""

@@ -107,6 +107,21 @@ def test_a_changed_view_begins_with_its_authorities() -> None:
     assert visit(server, AUTHORITY.issue("/web")) is Cause.CERTIFICATE_REVOKED
 
 
+def test_issuers_that_were_met_outlast_lists_that_do_not_name_them() -> None:
+    """Each revocation brings a list; one that names the issuer is what makes a difference."""
+    source = trusting(AUTHORITY.bundle())
+    server = server_of(source)
+    assert visit(server, AUTHORITY.issue("/web")) == 3
+    source.lists(list_of(AUTHORITY.root, AUTHORITY.root))
+    assert visit(server, AUTHORITY.issue("/web")) == 2
+    source.lists(list_of(AUTHORITY.root, AUTHORITY.issuing))
+    assert visit(server, AUTHORITY.issue("/web")) is Cause.CERTIFICATE_REVOKED
+    source.lists(list_of(AUTHORITY.root, AUTHORITY.root))
+    assert visit(server, AUTHORITY.issue("/web")) == 3
+    source.rotate(AUTHORITY.issue("/api"))
+    assert visit(server, AUTHORITY.issue("/web")) == 3
+
+
 def test_a_view_that_changes_during_the_handshake_teaches_the_old_one_nothing() -> None:
     """What was verified against another view is no anchor of this one."""
     source = trusting(AUTHORITY.bundle())

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -70,11 +70,16 @@ class ProxyInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypedResources:
-    """The resources of one type. `repr` leaves them out, because secrets are among them."""
+    """The resources of one type. `repr` leaves them out, because secrets are among them.
+
+    Attributes:
+        made_of: what they were made from: equal to it, they need not be made again.
+    """
 
     version: str
     digest: str
     resources: Mapping[str, Resource] = field(repr=False)
+    made_of: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,24 +129,21 @@ def build(inputs: ProxyInputs, *, previous: Snapshot | None = None) -> Snapshot:
     facts = {
         item: upstream_facts(inputs.state, item.spiffe_id) | stale for item in inputs.spec.outbound
     }
-    contents = {
-        type_urls.CLUSTER: _clusters(inputs, facts),
-        type_urls.SECRET: _secrets(inputs),
-        type_urls.LISTENER: _listeners(inputs),
-        type_urls.EXTENSION: _extensions(inputs, revoked),
+    made_of = _ingredients(inputs, revoked=revoked, facts=facts)
+    makers: dict[str, Callable[[], dict[str, Resource]]] = {
+        type_urls.CLUSTER: lambda: _clusters(inputs, facts),
+        type_urls.SECRET: lambda: _secrets(inputs),
+        type_urls.LISTENER: lambda: _listeners(inputs),
+        type_urls.EXTENSION: lambda: _extensions(inputs, revoked),
     }
     by_type: dict[str, TypedResources] = {}
-    for type_url, resources in contents.items():
-        digest = digest_of(resources)
+    for type_url, make in makers.items():
         before = previous.by_type[type_url] if previous else None
-        if before is not None and before.digest == digest:
-            by_type[type_url] = before
-        else:
-            by_type[type_url] = TypedResources(
-                version=f"{inputs.state.revision}.{digest[:12]}",
-                digest=digest,
-                resources=MappingProxyType(resources),
-            )
+        if before is None or before.made_of != made_of[type_url]:
+            made = _typed(make(), inputs.state.revision, made_of[type_url])
+            unchanged = before is not None and before.digest == made.digest
+            before = replace(made, version=before.version) if before and unchanged else made
+        by_type[type_url] = before
     return Snapshot(
         revision=inputs.state.revision,
         by_type=MappingProxyType(by_type),
@@ -150,6 +152,37 @@ def build(inputs: ProxyInputs, *, previous: Snapshot | None = None) -> Snapshot:
         lists_in_force=bool(inputs.usable_lists),
         refuses=inputs.refuses,
     )
+
+
+def _typed(resources: dict[str, Resource], revision: int, made_of: object) -> TypedResources:
+    digest = digest_of(resources)
+    return TypedResources(
+        version=f"{revision}.{digest[:12]}",
+        digest=digest,
+        resources=MappingProxyType(resources),
+        made_of=made_of,
+    )
+
+
+def _ingredients(
+    inputs: ProxyInputs, *, revoked: RevokedPeers, facts: Mapping[Outbound, frozenset[str]]
+) -> dict[str, object]:
+    """Return all that the resources of each type are made from, as values of this moment."""
+    state, own = inputs.state, (inputs.spec, inputs.spiffe_id)
+    provable = tuple(_is_provable(state, outbound) for outbound in inputs.spec.outbound)
+    return {
+        type_urls.CLUSTER: (own, dict(facts), inputs.issuer, inputs.refuses, provable),
+        type_urls.SECRET: (
+            own,
+            inputs.chain_pem,
+            inputs.private_key_pem,
+            inputs.ocsp_staple,
+            dict(state.bundles),
+            inputs.usable_lists,
+        ),
+        type_urls.LISTENER: (own, inputs.mtls, dict(inputs.drain_epochs)),
+        type_urls.EXTENSION: (own, revoked, tuple(state.policies.values()), inputs.refuses),
+    }
 
 
 def _clusters(inputs: ProxyInputs, facts: Mapping[Outbound, frozenset[str]]) -> dict[str, Resource]:

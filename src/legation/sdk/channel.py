@@ -17,6 +17,8 @@ OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
+    # No pings to find out how fast the network is: there is none.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     ("grpc.default_authority", "localhost"),
 )

@@ -33,13 +33,12 @@ class Knowledge:
     Attributes:
         clock: tells what has expired.
         enforcement: what the agent says live.
-        revocation_data: which of both kinds counts.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.enforcement = Enforcement()
-        self.revocation_data = RevocationData.NONE_YET
+        self._revocation_data = RevocationData.NONE_YET
         self._view: TrustView | None = None
         self._generation = 0
         self._absence: LegationError = Unavailable(
@@ -47,6 +46,18 @@ class Knowledge:
             remedy="call wait_ready() first; `legation status` on the node says what is missing",
         )
         self._lists = RevocationLists(())
+
+    @property
+    def revocation_data(self) -> RevocationData:
+        """Which of both kinds counts."""
+        return self._revocation_data
+
+    @revocation_data.setter
+    def revocation_data(self, counts: RevocationData) -> None:
+        if counts is RevocationData.LISTS:
+            # Before anyone is judged by them.
+            self._read_lists(() if self._view is None else self._view.crls)
+        self._revocation_data = counts
 
     @property
     def held(self) -> TrustView | None:
@@ -137,7 +148,10 @@ class Knowledge:
             changed.add(Aspect.BUNDLES)
         if before is None or before.crls != crls:
             changed.add(Aspect.REVOCATIONS)
-            self._lists = RevocationLists(crls, before=self._lists)
+            # Where the agent tells revocations live, a list of all of them is not read with
+            # each of them.
+            if self._revocation_data is RevocationData.LISTS:
+                self._read_lists(crls)
         if Aspect.IDENTITY in changed:
             self.enforcement.staples.check(svids, at=self.clock.now())
         if changed:
@@ -146,6 +160,10 @@ class Knowledge:
                 svids=svids, bundles=bundles, crls=crls, generation=self._generation
             )
         return frozenset(changed)
+
+    def _read_lists(self, crls: tuple[bytes, ...]) -> None:
+        if crls != self._lists.ders:
+            self._lists = RevocationLists(crls, before=self._lists)
 
     def withdraw(self, why: LegationError) -> Change:
         """Have no view any more; return what differs."""

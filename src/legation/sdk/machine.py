@@ -39,7 +39,7 @@ from legation.sdk.lines import Command, Feed, Line, Publish, Send
 from legation.sdk.model import X509SVID, Aspect, Change, Peer, Refusal
 from legation.sdk.reporting import Reporting, Shown, Statement
 from legation.sdk.sightings import Sightings
-from legation.sdk.workload import Pick, Update, read_bundles, read_svids
+from legation.sdk.workload import Pick, Reader, Update
 from legation.wire.protobuf import workload_pb2 as pb
 
 # Nothing waits longer than this, so that a machine that slept, or whose clock was set,
@@ -81,6 +81,7 @@ class Machine:
         self.failed = False
         self._clock = knowledge.clock
         self._pick = pick
+        self._reader = Reader()
         attempts = itertools.count(1)
         self._identity = Line(feed, clock=self._clock, jitter=jitter, attempts=attempts)
         self._enforcement = Line(
@@ -213,9 +214,9 @@ class Machine:
     def _identity_message(self, data: bytes) -> list[Command]:
         try:
             if self._identity.feed is Feed.SVIDS:
-                update = read_svids(data, self._pick)
+                update = self._reader.svids(data, self._pick)
             else:
-                update = read_bundles(data)
+                update = self._reader.bundles(data)
         except NotFound as error:
             # None of what there is is wanted; what was there before is redacted (section 4.4).
             return self._withdraw(error)

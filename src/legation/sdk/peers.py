@@ -3,7 +3,8 @@
 Every handshake takes the same steps, whichever TLS library shook hands:
 
 1. The chain is verified against the source's bundles (`legation.pki.verify_svid`). The same
-   leaf comes again and again, so what was found is kept until the source's view changes.
+   leaf comes again and again, so what was found is kept until the source's bundles change, or
+   a list names one of its issuers.
 2. The certificate is valid now.
 3. The source does not refuse it: revoked, banned, or revocation data too old.
 4. The authorizer lets it in.
@@ -15,7 +16,8 @@ import logging
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from itertools import pairwise
+from typing import Final, NamedTuple, TypeAlias
 
 from cryptography import x509
 
@@ -93,6 +95,10 @@ class Verified(NamedTuple):
     certificate: x509.Certificate
 
 
+_Path: TypeAlias = tuple[x509.Certificate, ...]
+_Kept: TypeAlias = dict[bytes, tuple[Verified, _Path]]  # with the issuers, up to the authority
+
+
 class PeerVerifier:
     """Verifies the peers of one context. Safe to share between threads."""
 
@@ -125,7 +131,7 @@ class PeerVerifier:
         self._now = (clock or clock_of(source)).now
         self._max_kept = max_kept
         # One assignment replaces both, so that no thread sees chains of another view.
-        self._kept: tuple[TrustView | None, dict[bytes, Verified]] = (None, {})
+        self._kept: tuple[TrustView | None, _Kept] = (None, {})
 
     def verify(
         self, leaf: bytes | None, rest: Callable[[], Sequence[bytes]] = lambda: ()
@@ -143,14 +149,14 @@ class PeerVerifier:
         view = self.source.view()
         known, kept = self._kept
         if known is not view:
-            kept = {}
+            kept = _kept_in(view, before=known, kept=kept)
             self._kept = (view, kept)
-        verified = kept.get(leaf) if leaf is not None else None
+        verified, _ = kept.get(leaf or b"", (None, ()))
         if verified is None:
-            verified = self._verify_chain(leaf, rest, view)  # step 1
+            verified, path = self._verify_chain(leaf, rest, view)  # step 1
             if len(kept) >= self._max_kept:
                 kept.pop(next(iter(kept)), None)
-            kept[verified.peer.certificate] = verified
+            kept[verified.peer.certificate] = verified, path[1:]
         failure = self._objection(verified)
         if failure is not None:
             raise self.refuse([failure], peer=verified.peer)
@@ -196,7 +202,7 @@ class PeerVerifier:
 
     def _verify_chain(
         self, leaf: bytes | None, rest: Callable[[], Sequence[bytes]], view: TrustView
-    ) -> Verified:
+    ) -> tuple[Verified, _Path]:
         if leaf is None:
             word = Failure(cause=Cause.NO_CLIENT_CERTIFICATE, detail="it showed no certificate")
             raise self.refuse([word])
@@ -208,15 +214,16 @@ class PeerVerifier:
             raise self.refuse([word]) from None
         except VerificationError as error:
             raise self.refuse(error.failures, peer=_claimed(chain[0], leaf)) from None
-        revoked = _revoked_issuers(found.path, view.crls)
+        revoked = revoked_issuers(found.path[1:], view.crls)
         if revoked:
             raise self.refuse(revoked, peer=peer)
-        return Verified(
+        verified = Verified(
             peer=peer,
             not_before=max(certificate.not_valid_before_utc for certificate in found.path),
             issuer=found.path[1],
             certificate=found.certificate,
         )
+        return verified, found.path
 
     def _identify(
         self, chain: Sequence[x509.Certificate], leaf: bytes, view: TrustView
@@ -297,19 +304,38 @@ def _claimed(certificate: x509.Certificate, der: bytes) -> Peer | None:
         return None
 
 
-def _revoked_issuers(path: Sequence[x509.Certificate], crls: Sequence[bytes]) -> list[Failure]:
-    """Return the intermediates on a path that a list names.
+def _kept_in(view: TrustView, *, before: TrustView | None, kept: _Kept) -> _Kept:
+    """Return which of the chains that were verified in the view `before` count in `view`, too.
+
+    New revocation lists alone end those whose intermediates they name, and no others.
+    """
+    if before is None or before.bundles != view.bundles:
+        return {}
+    if before.crls == view.crls:
+        return kept
+    found = list(kept.items())  # another thread may add to it
+    try:
+        revoked = {
+            issuers
+            for issuers in {issuers for _, (_, issuers) in found}
+            if revoked_issuers(issuers, view.crls)
+        }
+    except InvalidInput:  # a list that cannot be read: said of the chain that comes next
+        return {}
+    return {leaf: each for leaf, each in found if each[1] not in revoked}
+
+
+def revoked_issuers(issuers: Sequence[x509.Certificate], crls: Sequence[bytes]) -> list[Failure]:
+    """Return the intermediates that a list names, of the `issuers` from a leaf to the authority.
 
     Leaves are the source's matter, and so is what a missing or old list means; but no live
     serial speaks of intermediates.
     """
-    between = range(1, len(path) - 1)
-    if not crls or not between:
+    if not crls or len(issuers) < 2:
         return []
     failures = []
     lists = [RevocationList.from_der(der) for der in crls]
-    for position in between:
-        certificate, issuer = path[position], path[position + 1]
+    for position, (certificate, issuer) in enumerate(pairwise(issuers), 1):
         failures += [
             Failure(
                 cause=Cause.CERTIFICATE_REVOKED,

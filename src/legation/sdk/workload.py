@@ -5,7 +5,8 @@ https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Workload_API.md, sec
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from cryptography import x509
 from google.protobuf.message import DecodeError
@@ -29,6 +30,7 @@ SECURITY_HEADER = ("workload.spiffe.io", "true")
 _MAX_SVIDS = 1000
 _MAX_BUNDLES = 10_000
 
+_Part = TypeVar("_Part", X509SVID, TrustBundle)
 _Response = TypeVar("_Response", pb.X509SVIDResponse, pb.X509BundlesResponse)
 # Chooses among the identities that the Workload API gives.
 Pick = Callable[[Sequence[X509SVID]], X509SVID]
@@ -43,42 +45,72 @@ class Update:
     crls: tuple[bytes, ...] = ()
 
 
-def read_svids(data: bytes, pick: Pick) -> Update:
-    """Read an X509SVIDResponse; the picked identity comes first.
+class Reader:
+    """Reads one message after the other.
 
-    Raises:
-        NotFound: none of the identities is the wanted one.
-        InvalidInput: not such a message, a mandatory field is missing (section 4.5), or a
-            chain, key or bundle is not what it says.
+    What a message repeats of the one before, byte for byte, is not read again: most of them
+    bring another revocation list and nothing else.
     """
-    message = _parsed(pb.X509SVIDResponse, data)
-    if not message.svids:
-        raise InvalidInput("the Workload API sent a message without X.509-SVIDs")
-    if len(message.svids) > _MAX_SVIDS:
-        raise InvalidInput(f"the Workload API sent more than {_MAX_SVIDS} X.509-SVIDs")
-    bundles = _bundles(message.federated_bundles)
-    svids = []
-    for item in message.svids:
-        svid = _svid(item)
-        svids.append(svid)
-        trust_domain = svid.spiffe_id.trust_domain
-        # The message's word for its own trust domain, never a federated claim to it.
-        bundles[trust_domain] = _bundle(trust_domain, item.bundle)
-    chosen = pick(tuple(svids))
-    rest = tuple(svid for svid in svids if svid is not chosen)
-    return Update(svids=(chosen, *rest), bundles=bundles, crls=tuple(message.crl))
 
+    def __init__(self) -> None:
+        self._before: dict[object, Any] = {}
+        self._read: dict[object, Any] = {}
 
-def read_bundles(data: bytes) -> Update:
-    """Read an X509BundlesResponse.
+    def svids(self, data: bytes, pick: Pick) -> Update:
+        """Read an X509SVIDResponse; the picked identity comes first.
 
-    Raises:
-        InvalidInput: not such a message, or without bundles.
-    """
-    message = _parsed(pb.X509BundlesResponse, data)
-    if not message.bundles:
-        raise InvalidInput("the Workload API sent a message without trust bundles")
-    return Update(bundles=_bundles(message.bundles), crls=tuple(message.crl))
+        Raises:
+            NotFound: none of the identities is the wanted one.
+            InvalidInput: not such a message, a mandatory field is missing (section 4.5), or a
+                chain, key or bundle is not what it says.
+        """
+        message = _parsed(pb.X509SVIDResponse, data)
+        if not message.svids:
+            raise InvalidInput("the Workload API sent a message without X.509-SVIDs")
+        if len(message.svids) > _MAX_SVIDS:
+            raise InvalidInput(f"the Workload API sent more than {_MAX_SVIDS} X.509-SVIDs")
+        self._before, self._read = self._read, {}
+        bundles = self._bundles(message.federated_bundles)
+        svids = []
+        for item in message.svids:
+            svid = self._once(item.SerializeToString(deterministic=True), partial(_svid, item))
+            svids.append(svid)
+            trust_domain = svid.spiffe_id.trust_domain
+            # The message's word for its own trust domain, never a federated claim to it.
+            bundles[trust_domain] = self._bundle(trust_domain, item.bundle)
+        chosen = pick(tuple(svids))
+        rest = tuple(svid for svid in svids if svid is not chosen)
+        return Update(svids=(chosen, *rest), bundles=bundles, crls=tuple(message.crl))
+
+    def bundles(self, data: bytes) -> Update:
+        """Read an X509BundlesResponse.
+
+        Raises:
+            InvalidInput: not such a message, or without bundles.
+        """
+        message = _parsed(pb.X509BundlesResponse, data)
+        if not message.bundles:
+            raise InvalidInput("the Workload API sent a message without trust bundles")
+        self._before, self._read = self._read, {}
+        return Update(bundles=self._bundles(message.bundles), crls=tuple(message.crl))
+
+    def _once(self, key: object, read: Callable[[], _Part]) -> _Part:
+        found: _Part | None = self._before.get(key)
+        made = self._read[key] = read() if found is None else found
+        return made
+
+    def _bundle(self, trust_domain: TrustDomain, data: bytes) -> TrustBundle:
+        return self._once((trust_domain, data), partial(_bundle, trust_domain, data))
+
+    def _bundles(self, by_id: Mapping[str, bytes]) -> dict[TrustDomain, TrustBundle]:
+        if len(by_id) > _MAX_BUNDLES:
+            raise InvalidInput(f"the Workload API sent more than {_MAX_BUNDLES} trust bundles")
+        bundles = {}
+        for text, data in by_id.items():
+            # The key is the SPIFFE ID of the trust domain; SPIRE writes it so, too.
+            trust_domain = SpiffeID.parse(text).trust_domain if "://" in text else TrustDomain(text)
+            bundles[trust_domain] = self._bundle(trust_domain, data)
+        return bundles
 
 
 def picker(*, spiffe_id: SpiffeID | str | None, hint: str | None, pick: Pick | None) -> Pick:
@@ -163,17 +195,6 @@ def identity_of(leaf: x509.Certificate) -> SpiffeID:
     if len(uris) != 1:
         raise InvalidInput(f"an X.509-SVID has one URI, this certificate {len(uris)}")
     return SpiffeID.parse(uris[0])
-
-
-def _bundles(by_id: Mapping[str, bytes]) -> dict[TrustDomain, TrustBundle]:
-    if len(by_id) > _MAX_BUNDLES:
-        raise InvalidInput(f"the Workload API sent more than {_MAX_BUNDLES} trust bundles")
-    bundles = {}
-    for text, data in by_id.items():
-        # The key is the SPIFFE ID of the trust domain; SPIRE writes it so, too.
-        trust_domain = SpiffeID.parse(text).trust_domain if "://" in text else TrustDomain(text)
-        bundles[trust_domain] = _bundle(trust_domain, data)
-    return bundles
 
 
 def _bundle(trust_domain: TrustDomain, data: bytes) -> TrustBundle:

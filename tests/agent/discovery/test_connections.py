@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -110,6 +111,34 @@ def test_exactly_one_socket_is_destroyed(family: int, address: str) -> None:
             doomed.recv(1)
         kept.sendall(b"x")
         assert other.recv(1) == b"x"
+
+
+@needs_destroy
+async def test_doomed_and_unknown_connections_are_cut_in_one_go() -> None:
+    """Of three at one port the known and accepted one stays; both families are found."""
+    cutter, table = Cutter(), ConnectionTable()
+    cutter.start()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(
+            socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        )
+        port = server.getsockname()[1]
+        clients = []
+        for address in ("::1", "127.0.0.1", "127.0.0.1"):
+            clients.append(stack.enter_context(socket.create_connection((address, port))))
+            stack.enter_context(server.accept()[0])
+        doomed, unknown, kept = clients
+        ends = [Endpoints.of(one.getpeername()[:2], one.getsockname()[:2]) for one in clients]
+        for endpoints in (ends[0], ends[2]):
+            table.opened(replace(_connection(1), endpoints=endpoints))
+        assert await cutter.cut_inbound([port], table, [ends[0]], unknown=False) == 1
+        assert await cutter.cut_inbound([port], table, [], unknown=True) == 1
+        for one in (doomed, unknown):
+            with pytest.raises(ConnectionError):
+                one.recv(1)
+        assert ends[0] not in table
+        kept.sendall(b"x")
+        assert await cutter.cut_inbound([port], table, [], unknown=True) == 0
 
 
 @needs_destroy

@@ -41,6 +41,22 @@ def test_what_is_refused_gives_way_to_the_one_before():
     assert subject.current is first
 
 
+def test_what_is_said_changes_with_what_happens_alone():
+    """Being told of the same certificate again is no news; to take or to refuse one is."""
+    subject, _, _, second = offered()
+    said = [subject.said]
+    subject.renew(second)
+    assert subject.said == said[0]
+    subject.refused("2", "no")
+    said.append(subject.said)
+    subject.renew(AUTHORITIES.identity(API))
+    said.append(subject.said)
+    subject.pushed("3")
+    subject.accepted("3")
+    said.append(subject.said)
+    assert len(set(map(repr, said))) == 4
+
+
 def test_another_certificate_is_another_chance():
     """The next certificate is offered, and the words about the one before are forgotten."""
     subject, _, _, _ = offered()

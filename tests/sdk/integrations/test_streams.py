@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 
 import pytest
+import uvloop
 
 from legation.sdk.authorize import authorize_id, authorize_policy
 from legation.sdk.connections import ConnectionCut
@@ -53,6 +55,37 @@ async def test_streams_know_their_peers_and_are_cut(
     writer.close()
     server.close()
     await server.wait_closed()
+
+
+def test_a_stream_of_uvloop_is_cut_without_a_search(
+    domain: InMemoryTrustDomain,
+    api: InMemorySource,
+    web: InMemorySource,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The streams know what carries them; once a connection is over, nothing holds it."""
+
+    async def cut() -> None:
+        server = await start_server(greet, "127.0.0.1", 0, source=api, authorize=authorize_id(WEB))
+        reader, writer = await open_connection(
+            "127.0.0.1",
+            server.sockets[0].getsockname()[1],
+            source=web,
+            authorize=authorize_id(API),
+        )
+        await reader.readline()
+        tls = writer.get_extra_info("ssl_object")
+        assert tls.carrier is not None
+        monkeypatch.setattr(gc, "get_referrers", lambda *_: pytest.fail("searched the heap"))
+        domain.revoke(api)
+        with pytest.raises(ConnectionCut):
+            await reader.readline()
+        while tls.carrier is not None:
+            await asyncio.sleep(0)
+        server.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(cut(), 10))
 
 
 async def test_a_policy_decides_on_connections(

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from legation.agent.discovery.connections import ConnectionTable, Endpoints, canonical_address
@@ -78,10 +78,17 @@ class Cutter:
                 they are not the refused peer's: they were opened while no agent was there.
         """
         ports = tuple(ports)
-        cut = self._destroy(ports, lambda item: item.endpoints in doomed) if doomed else 0
+        if not doomed and not unknown:
+            return 0
+        # A look at the kernel's table costs the most of all this, so both questions share one.
+        found = self._sockets(ports)
+        cut = self._destroy(item for item in found if item.endpoints in doomed)
+        found = [item for item in found if item.endpoints not in doomed]
         table.forget(doomed)
-        if unknown and await self._unknown_remain(ports, table):
-            cut += self._destroy(ports, lambda item: item.endpoints not in table)
+        if unknown and await self._unknown_remain(found, ports, table):
+            cut += self._destroy(
+                item for item in self._sockets(ports) if item.endpoints not in table
+            )
         return cut
 
     def prune(self, pid: int, ports: Iterable[int], table: ConnectionTable) -> None:
@@ -101,22 +108,24 @@ class Cutter:
                         cut += diag.destroy(item)
         return cut
 
-    async def _unknown_remain(self, ports: tuple[int, ...], table: ConnectionTable) -> bool:
+    async def _unknown_remain(
+        self, found: list[KernelSocket], ports: tuple[int, ...], table: ConnectionTable
+    ) -> bool:
         deadline = asyncio.get_running_loop().time() + UNKNOWN_GRACE_S
-        while any(item.endpoints not in table for item in self._sockets(ports)):
+        while any(item.endpoints not in table for item in found):
             if asyncio.get_running_loop().time() >= deadline:
                 return True
             await asyncio.sleep(_UNKNOWN_POLL_S)
+            found = self._sockets(ports)
         return False
 
     def _sockets(self, ports: tuple[int, ...]) -> list[KernelSocket]:
         with self._diag() as diag:
             return [item for port in ports for item in diag.sockets(local_port=port)]
 
-    def _destroy(self, ports: tuple[int, ...], chosen: Callable[[KernelSocket], bool]) -> int:
-        found = self._sockets(ports)
+    def _destroy(self, chosen: Iterable[KernelSocket]) -> int:
         with self._diag() as diag:
-            return sum(diag.destroy(item) for item in found if chosen(item))
+            return sum(diag.destroy(item) for item in chosen)
 
     @contextlib.contextmanager
     def _diag(self) -> Iterator[SockDiag]:

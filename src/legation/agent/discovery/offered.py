@@ -55,6 +55,12 @@ class OfferedIdentity:
         self._now = now
         self._pushed: dict[str, WorkloadIdentity] = {}
 
+    @property
+    def said(self) -> tuple[object, ...]:
+        """What is known of it, in short."""
+        taken = None if self.taken is None else self.taken.serial
+        return self.newest.serial, self.newest.entry, taken, self.problem
+
     def renew(self, identity: WorkloadIdentity) -> None:
         """Go over to another certificate, unless it is the one that was refused."""
         if identity.serial == self.newest.serial and self.problem:

@@ -86,6 +86,7 @@ class ConnectedProxy:
         self._offered = OfferedIdentity(
             identity_for(around.identities, caller, spec), now=around.clock.now
         )
+        self._told: object = None  # of the certificate offered
         self._session = Session()
         self._drain_epochs: dict[str, int] = {}
         self._stale = False
@@ -156,7 +157,12 @@ class ConnectedProxy:
         elif self._offered.refused(version, error):
             _log.error("proxy %s is given its certificate before again", self.point)
             self._snapshot = self._build(self._snapshot)
-        self._around.offers.notify()
+        self._tell_offer()
+
+    def _tell_offer(self) -> None:
+        if self._offered.said != self._told:
+            self._told = self._offered.said
+            self._around.offers.notify()
 
     def refusal(self, connection: OpenConnection) -> Cause | None:
         """Return the cause for which the peer of a new connection is refused, or None."""
@@ -242,7 +248,7 @@ class ConnectedProxy:
         else:
             self._offered.renew(current)
             self._withdrawn = ""
-            self._around.offers.notify()
+            self._tell_offer()
         self._snapshot = self._build(self._snapshot)
 
     async def _identity_shown_again(self) -> WorkloadIdentity | None:

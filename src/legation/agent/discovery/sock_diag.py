@@ -18,14 +18,15 @@ from legation.agent.discovery.connections import Endpoints
 from legation.errors import NotPermitted, Unavailable
 
 _NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
+_TCPDIAG_GETSOCK = 18
 _SOCK_DESTROY = 21
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
-_REQUEST_V2 = struct.Struct("=BBBxI")  # family, protocol, extensions, states
+_REQUEST_V1 = struct.Struct("=4x48sII")  # id, states, of no use
+_REQUEST_V2 = struct.Struct("=BBBxI48s")  # family, protocol, extensions, states, id
 _SOCKET_ID = struct.Struct(">HH16s16s4s8s")  # ports and addresses, interface, cookie
 _MESSAGE = struct.Struct("=BBBB48sIIIII")  # family, state, ..., id, ..., uid, inode
 
@@ -33,7 +34,6 @@ _NO_COOKIE = b"\xff" * 8
 # Every state in which data may still pass: all but LISTEN, CLOSE and TIME_WAIT.
 _ALIVE = sum(1 << state for state in (1, 2, 3, 4, 5, 8, 9, 11))
 _RECEIVE_BYTES = 1 << 16
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +67,14 @@ class SockDiag:
 
     def sockets(self, *, local_port: int = 0, remote_port: int = 0) -> Iterator[KernelSocket]:
         """Yield the live TCP sockets with these ports; 0 stands for any."""
-        for family in _FAMILIES:
-            wanted = _SOCKET_ID.pack(
-                local_port, remote_port, bytes(16), bytes(16), bytes(4), _NO_COOKIE
-            )
-            self._send(_SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, family, wanted)
-            for payload in self._replies():
-                yield _kernel_socket(payload)
+        wanted = _SOCKET_ID.pack(
+            local_port, remote_port, bytes(16), bytes(16), bytes(4), _NO_COOKIE
+        )
+        # The kernel goes through its whole table for one dump. The older of the two requests
+        # is for sockets of both families at once.
+        self._send(_TCPDIAG_GETSOCK, _REQUEST | _DUMP, _REQUEST_V1.pack(wanted, _ALIVE, 0))
+        for payload in self._replies():
+            yield _kernel_socket(payload)
 
     def destroy(self, target: KernelSocket) -> bool:
         """Abort exactly `target`; False if it is gone already.
@@ -82,7 +83,8 @@ class SockDiag:
             NotPermitted: CAP_NET_ADMIN is missing.
             Unavailable: this kernel cannot do it.
         """
-        self._send(_SOCK_DESTROY, _REQUEST | _ACK, target.family, target.identity)
+        request = _REQUEST_V2.pack(target.family, socket.IPPROTO_TCP, 0, _ALIVE, target.identity)
+        self._send(_SOCK_DESTROY, _REQUEST | _ACK, request)
         try:
             for _ in self._replies():
                 pass
@@ -101,9 +103,8 @@ class SockDiag:
                     ) from None
         return True
 
-    def _send(self, kind: int, flags: int, family: int, identity: bytes) -> None:
+    def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
-        body = _REQUEST_V2.pack(family, socket.IPPROTO_TCP, 0, _ALIVE) + identity
         header = _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0)
         self._netlink.sendto(header + body, (0, 0))
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -43,7 +44,18 @@ _SECURITY_HEADER = "workload.spiffe.io"
 CERTIFICATE_BOUND = "legation-certificate-bound"
 
 _Request = TypeVar("_Request", bound=Message)
-_Make = Callable[[AttestedCaller], Message | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """All that an answer to one caller is made from, at one moment."""
+
+    identities: tuple[WorkloadIdentity, ...]
+    bundles: Mapping[str, TrustBundle]
+    lists: tuple[bytes, ...]
+
+
+_Make = Callable[[_Contents], Message]
 
 
 class WorkloadAPI:
@@ -54,6 +66,7 @@ class WorkloadAPI:
         self._tokens = tokens
         self._attestor = attestor
         self._streams: Counter[int] = Counter()
+        self._encoded: tuple[Mapping[str, TrustBundle], Mapping[str, bytes]] = ({}, {})
 
     def __mapping__(self) -> Mapping[str, Handler]:
         streaming, unary = Cardinality.UNARY_STREAM, Cardinality.UNARY_UNARY
@@ -141,16 +154,19 @@ class WorkloadAPI:
         with self._counted(caller.uid):
             await self._until_ready(caller)
             sent: bytes | None = None
+            contents: _Contents | None = None
             async for _ in self._identities.watch():
-                message, content = _made(make, caller)
-                if content == sent:
+                before, contents = contents, self._contents(caller)
+                # Most changes concern none of this, and nothing has to be encoded to see that.
+                if contents == before or _encoded(make(contents)) == sent:
                     continue
                 if sent is not None:
                     # The process behind an old connection may be another program by now.
                     caller = await attest_peer(stream, self._attestor)
-                    message, content = _made(make, caller)
+                    contents = self._contents(caller)
+                message = make(contents)
                 await stream.send_message(message)
-                sent = content
+                sent = _encoded(message)
 
     async def _until_ready(self, caller: AttestedCaller) -> None:
         """Wait while the caller has no identity but one may be on its way.
@@ -189,53 +205,54 @@ class WorkloadAPI:
             if not self._streams[uid]:
                 del self._streams[uid]
 
-    def _svids(self, caller: AttestedCaller) -> pb.X509SVIDResponse | None:
-        identities = self._identities.identities_for(caller)
+    def _contents(self, caller: AttestedCaller) -> _Contents:
+        identities = tuple(self._identities.identities_for(caller))
         if not identities:
-            return None
+            raise _no_identity()
+        return _Contents(identities, dict(self._identities.state.bundles), self._lists())
+
+    def _svids(self, contents: _Contents) -> pb.X509SVIDResponse:
         home = self._identities.agent_id.trust_domain.name
-        bundles = {name: _authorities(b) for name, b in self._identities.state.bundles.items()}
+        bundles = self._authorities(contents.bundles)
         return pb.X509SVIDResponse(
-            svids=[_svid(identity, bundles.get(home, b"")) for identity in identities],
-            crl=self._lists(),
+            svids=[_svid(identity, bundles.get(home, b"")) for identity in contents.identities],
+            crl=contents.lists,
             federated_bundles={
                 f"spiffe://{name}": der for name, der in bundles.items() if name != home
             },
         )
 
-    def _x509_bundles(self, caller: AttestedCaller) -> pb.X509BundlesResponse | None:
-        if not self._identities.identities_for(caller):
-            return None
+    def _x509_bundles(self, contents: _Contents) -> pb.X509BundlesResponse:
+        bundles = self._authorities(contents.bundles)
         return pb.X509BundlesResponse(
-            crl=self._lists(),
-            bundles={
-                f"spiffe://{name}": _authorities(bundle)
-                for name, bundle in self._identities.state.bundles.items()
-            },
+            crl=contents.lists,
+            bundles={f"spiffe://{name}": der for name, der in bundles.items()},
         )
 
-    def _jwt_bundles(self, caller: AttestedCaller) -> pb.JWTBundlesResponse | None:
-        if not self._identities.identities_for(caller):
-            return None
+    @staticmethod
+    def _jwt_bundles(contents: _Contents) -> pb.JWTBundlesResponse:
         return pb.JWTBundlesResponse(
             bundles={
-                f"spiffe://{name}": _jwt_keys(bundle)
-                for name, bundle in self._identities.state.bundles.items()
+                f"spiffe://{name}": _jwt_keys(bundle) for name, bundle in contents.bundles.items()
             }
         )
 
-    def _lists(self) -> list[bytes]:
+    def _authorities(self, bundles: Mapping[str, TrustBundle]) -> Mapping[str, bytes]:
+        """Return the authorities by trust domain, DER; encoded once for everyone."""
+        if self._encoded[0] != bundles:
+            ders = {name: certificates_to_der(b.x509_authorities) for name, b in bundles.items()}
+            self._encoded = bundles, ders
+        return self._encoded[1]
+
+    def _lists(self) -> tuple[bytes, ...]:
         """Return the current CRLs, or none when they are too large for a message together."""
         crls = self._identities.state.crls
-        lists = [der for key in sorted(crls) if (der := crls[key].der) is not None]
-        return lists if sum(map(len, lists)) <= MAX_CRL_BYTES else []
+        lists = tuple(der for key in sorted(crls) if (der := crls[key].der) is not None)
+        return lists if sum(map(len, lists)) <= MAX_CRL_BYTES else ()
 
 
-def _made(make: _Make, caller: AttestedCaller) -> tuple[Message, bytes]:
-    message = make(caller)
-    if message is None:
-        raise _no_identity()
-    return message, message.SerializeToString(deterministic=True)
+def _encoded(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
 
 
 def _no_identity() -> NotPermitted:
@@ -272,10 +289,6 @@ def _svid(identity: WorkloadIdentity, bundle: bytes) -> pb.X509SVID:
         x509_svid_key=identity.private_key,
         bundle=bundle,
     )
-
-
-def _authorities(bundle: TrustBundle) -> bytes:
-    return certificates_to_der(bundle.x509_authorities)
 
 
 def _jwt_keys(bundle: TrustBundle) -> bytes:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from legation.sdk.authorize import Authorizer
 from legation.sdk.integrations.engines import Connector, Engine, listen
 from legation.sdk.model import Source
-from legation.sdk.tls import adopt, peer_of
+from legation.sdk.tls import hold, peer_of
 
 __all__ = ["open_connection", "peer_of", "start_server"]
 
@@ -81,6 +81,13 @@ async def open_connection(
 
 
 class _Adopting(asyncio.StreamReaderProtocol):
+    _release: Callable[[], None] | None = None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        adopt(transport)
+        self._release = hold(transport)
         super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._release is not None:
+            self._release()
+        super().connection_lost(exc)

@@ -27,10 +27,10 @@ _NO_CHECK_TIME: Final = 0x200000
 
 
 class Generation(ssl.SSLContext):
-    """What OpenSSL needs for one view of the source.
+    """What OpenSSL needs for one view of the source, and those that differ in lists alone.
 
     Attributes:
-        view: that view; None for a stand-in that no handshake gets through.
+        view: the newest of them; None for a stand-in that no handshake gets through.
         verifier: judges peers.
         connections: where open connections are registered.
         following: the context that hands out generations.
@@ -161,9 +161,10 @@ class SourceContext(ssl.SSLContext):
             return current
         with self._lock:
             current = self._generation
-            if current is None or current.view is not view:
+            if current is None or not _serves(current, view):
                 current = self._build(view)
                 self._generation = current
+            current.view = view
             return current
 
     def _build(self, view: TrustView) -> Generation:
@@ -266,6 +267,14 @@ def client_context(
     context = SourceContext(ssl.PROTOCOL_TLS_CLIENT)
     context._follow(verifier, connections_of(source), alpn)  # noqa: SLF001 - its only maker
     return context
+
+
+def _serves(generation: Generation, view: TrustView) -> bool:
+    """Tell whether OpenSSL was told all that it needs for `view`: lists are not its business."""
+    known = generation.view
+    return known is not None and (
+        known is view or (known.svids == view.svids and known.bundles == view.bundles)
+    )
 
 
 def _load_identity(context: ssl.SSLContext, svid: X509SVID) -> None:

@@ -6,8 +6,9 @@ by OpenSSL and by `PeerVerifier`, up to an authority of the view, becomes an anc
 OpenSSL's itself: one signature less to verify in each handshake after that.
 
 Nothing else is skipped. `PeerVerifier` still gets the whole chain of every leaf that it has not
-met in this view, and checks it up to the bundle: lengths, names, times, revoked issuers. A new
-bundle or a new revocation list is a new view, and begins with the authorities alone.
+met with this bundle, and checks it up to there: lengths, names, times, revoked issuers. What
+follows a new bundle, or a revocation list that names an issuer that was met, begins with the
+authorities alone.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from typing import Final
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
+from legation.errors import InvalidInput
 from legation.sdk.model import Source, TrustView
+from legation.sdk.peers import revoked_issuers
 
 MAX_ISSUERS: Final = 64  # that are remembered; whoever is below others is verified to the top
 
@@ -26,7 +29,7 @@ class Generation:
     """A context of OpenSSL and the view that it was made of. Safe to share between threads.
 
     Attributes:
-        view: that view.
+        view: the newest that it serves; they differ in revocation lists alone.
         context: made of its identity and bundles.
     """
 
@@ -41,10 +44,27 @@ class Generation:
     def serves(self, view: TrustView, at: datetime) -> bool:
         """Return whether handshakes with `view` can be made with this.
 
-        No longer once an issuer that was met has ended: OpenSSL would prefer it to one of the
-        same name and key that took its place.
+        No longer once an issuer that was met has ended or was revoked: OpenSSL would prefer it
+        to one of the same name and key that took its place.
         """
-        return self.view is view and (self._end is None or at <= self._end)
+        if self._end is not None and at > self._end:
+            return False
+        known = self.view
+        if known is view:
+            return True
+        if known.svids != view.svids or known.bundles != view.bundles or self._is_named(view.crls):
+            return False
+        self.view = view
+        return True
+
+    def _is_named(self, crls: Sequence[bytes]) -> bool:
+        """Tell whether a list names an issuer that was met, or cannot be read."""
+        load = x509.load_der_x509_certificate
+        paths = [[load(der) for der in (met, *above)] for met, above in list(self._above.items())]
+        try:
+            return any(revoked_issuers(path, crls) for path in paths)
+        except InvalidInput:
+            return True
 
     def complete(self, seen: list[bytes]) -> list[bytes]:
         """Return the chain above a leaf, DER, where OpenSSL stopped at an issuer it had met.
