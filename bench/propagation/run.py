@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from bench.propagation.probed_points import (
     envoy_points,
     hold_all,
     make_callers,
+    refused_by_all,
     sdk_points,
 )
 from bench.propagation.revoke_process import SCOPES
@@ -122,9 +123,9 @@ async def _propagation(directory: Path, plan: Plan) -> Times:
         # What was idle while everyone joined, the server has closed.
         revoker, watcher = [stack.enter_context(_api(deployment)) for _ in range(2)]
         first, times = Times(), Times()  # the first warms up
-        for caller in callers:
-            into = times if first.call else first
-            watches = await hold_all(probed, caller)
+        for turn, caller in enumerate(callers, start=-1):
+            into = times if turn >= 0 else first
+            watches = await hold_all(probed, caller, turn=turn)
             try:
                 refused, begun = await _revoke(
                     caller, watches, revoker, watcher, pid=pid, times=into
@@ -133,7 +134,9 @@ async def _propagation(directory: Path, plan: Plan) -> Times:
                 for each in watches:
                     each.cancel()
             _note(into, probed, refused, begun)
-            await asyncio.sleep(_SETTLE_S)
+            await asyncio.sleep(_SETTLE_S / 2)
+            await refused_by_all(probed, caller)
+            await asyncio.sleep(_SETTLE_S / 2)
         return times
 
 
@@ -149,15 +152,15 @@ async def _revoke(
     """Revoke one caller; return who refused it when, and when the call began."""
     await asyncio.sleep(0.05)  # until all watch
     body = {"spiffe_id": caller.spiffe_id, "ban": True, "reason": "keyCompromise"}
-    cpu, begun = cpu_s(pid), time.perf_counter()
+    cpu, begun_at, begun = cpu_s(pid), datetime.now(UTC), time.perf_counter()
     outcome = await asyncio.to_thread(api.post, "revocations", body=body)
     times.call.append((time.perf_counter() - begun) * 1000)
     points, summary = await asyncio.to_thread(_wait, watch, outcome["revision"])
     times.told.append((time.perf_counter() - begun) * 1000)
     assert summary["complete"], summary
-    # The board's clock began when the call was stamped, the call itself a little before.
+    # By the authority's clock, which is this machine's.
     last = max(from_rfc3339(point["reached_at"]) for point in points)
-    times.acknowledged.append((last - from_rfc3339(outcome["at"])) / timedelta(milliseconds=1))
+    times.acknowledged.append((last - begun_at) / timedelta(milliseconds=1))
     refused = await asyncio.gather(*watches)
     times.cpu.append((cpu_s(pid) - cpu) * 1000)
     times.reached = len(points)
@@ -170,8 +173,9 @@ def _note(
     for point, each in zip(probed, refused, strict=True):
         kind = point.kind.partition(" ")[0]
         times.refused_open.setdefault(kind, []).append((each.open_at - begun) * 1000)
-        times.refused_new.setdefault(kind, []).append((each.new_at - begun) * 1000)
-    last = max((max(each.open_at, each.new_at) for each in refused), default=begun)
+        if each.new_at is not None:
+            times.refused_new.setdefault(kind, []).append((each.new_at - begun) * 1000)
+    last = max((each.new_at or each.open_at for each in refused), default=begun)
     times.last_refused.append((last - begun) * 1000)
 
 
@@ -257,7 +261,8 @@ def _propagation_figures(times: Times, bare: Sequence[float], plan: Plan) -> Ite
     yield from _spread(f"{name}.wait_returned", times.told)
     for kind in times.refused_open:
         yield from _spread(f"{name}.{kind}.open_connection", times.refused_open[kind])
-        yield from _spread(f"{name}.{kind}.new_connection", times.refused_new[kind])
+        if kind in times.refused_new:
+            yield from _spread(f"{name}.{kind}.new_connection", times.refused_new[kind])
     yield from _spread(f"{name}.last_refusal", times.last_refused)
     yield figure(f"{name}.authority_cpu", "ms of CPU", times.cpu)
     yield figure(f"{name}.acknowledged_by", "points", [times.reached])
