@@ -2,8 +2,8 @@
 
 The board tells of every change, and a look costs something for each point. So looks follow
 changes while a revocation is under way, at a distance that grows with what a look costs, and
-there are none otherwise. A time is right to that distance: an agent that states another point
-meanwhile states all its points anew.
+there are none otherwise. A time is exact unless a point has gone on to a newer revision between two
+looks: then it is that of the newer one.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class FollowedRevocations:
             if revision <= before:
                 return
             if revision <= point.revision:
-                after_s = (point.received_at - at).total_seconds()
+                after_s = (point.reached_at - at).total_seconds()
                 self._heard.acknowledged(known(point.kind, POINT_KINDS), max(0.0, after_s))
 
     def _is_over(self, now: datetime) -> bool:
