@@ -53,7 +53,7 @@ _OF_ENVOYS = Question(
     every_s=0.05,
 )
 _PIPE = asyncio.subprocess.PIPE
-_TURNS = 4
+_TURNS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +209,7 @@ async def hold_all(
 ) -> list["asyncio.Task[Refused]"]:
     """Open a connection to each server, and watch until each refuses.
 
-    A quarter of the servers is tried anew at once, in turns: a handshake takes the cores as long as
+    A tenth of the servers is tried anew at once, in turns: a handshake takes the cores as long as
     ten agents do to acknowledge. What the others do is seen by `refused_by_all`.
     """
     watches = await asyncio.gather(

@@ -29,7 +29,10 @@ _MAX_RECENT = 16_384  # events
 _MAX_RECENT_BYTES = 32 << 20
 _PAGE = 1000  # events read from the store at once
 _LOADED = 5000  # the same, when all of them are
-_WOKEN = 16  # followers at once, some 2 ms: who has revoked needs several turns to be answered
+# Who has revoked needs several turns of the loop to be answered: so many pass before the first
+# followers are woken, and then some at a time, 1 to 2 ms.
+_TURNS_BEFORE = 16
+_WOKEN = 32
 _LOOSE = 1000  # the newest revocations, in no page
 _PAGE_ROWS = 1024  # of a page that is made while others wait: some 10 ms
 
@@ -73,6 +76,7 @@ class FeedHub:
         self._wakers: dict[str, set[Callable[[], None]]] = {}
         self._sleeping: OrderedDict[Callable[[], None], None] = OrderedDict()  # to be woken
         self._waking = False
+        self._turns_left = 0  # until the first of them are
         self._updated: tuple[_Update, list[bytes]] | None = None
         self._listeners: list[Listener] = []
 
@@ -142,7 +146,7 @@ class FeedHub:
             self._sleeping.update(dict.fromkeys(self._wakers.get(agent, ())))
         if self._sleeping and not self._waking:
             # Not in this turn of the loop: who has just revoked is answered first.
-            self._waking = True
+            self._waking, self._turns_left = True, _TURNS_BEFORE
             asyncio.get_running_loop().call_soon(self._wake)
         for committed in events:
             for listener in self._listeners:
@@ -168,9 +172,12 @@ class FeedHub:
 
     def _wake(self) -> None:
         """Wake some followers. Others have a turn before the next ones: a thousand take long."""
-        for _ in range(min(_WOKEN, len(self._sleeping))):
-            waker, _ = self._sleeping.popitem(last=False)
-            waker()
+        if self._turns_left:
+            self._turns_left -= 1
+        else:
+            for _ in range(min(_WOKEN, len(self._sleeping))):
+                waker, _ = self._sleeping.popitem(last=False)
+                waker()
         self._waking = bool(self._sleeping)
         if self._waking:
             asyncio.get_running_loop().call_soon(self._wake)
