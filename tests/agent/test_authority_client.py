@@ -196,6 +196,7 @@ async def test_a_cancelled_request_leaves_no_half_answer_behind(serve):
     async with serve([None], [OK]) as (client, peer):
         asking = asyncio.create_task(client.issue([]))
         while not peer.received:
+            assert not asking.done(), asking.result()
             await asyncio.sleep(0)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)

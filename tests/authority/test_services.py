@@ -194,7 +194,7 @@ async def test_an_agent_joins_with_its_token(world: World) -> None:
     assert leaf.public_key() == key.public_key()
     assert len(enrolment.chain) == 2
     assert enrolment.bundle == world.services.status.bundle_document()
-    assert [len(key) for key in enrolment.feed_keys] == [32]
+    assert [len(key) for key in enrolment.feed_keys] == [65]
     record = await world.services.certificates.get(leaf.serial_number)
     assert (record.profile, record.spiffe_id) == ("agent", str(agent_id("one")))
     log = await world.services.audit.read(after=0, limit=100)

@@ -91,8 +91,8 @@ class SyncSession:
             error = await self._end
             if error is not None:
                 raise error
-        except LegationError as error:
-            reason = error.message
+        except Exception as error:
+            reason = error.message if isinstance(error, LegationError) else "an internal error"
             raise
         finally:
             self._stop(reason)
