@@ -111,15 +111,16 @@ async def test_a_stream_is_asked_for_by_upgrade(world: World) -> None:
 async def test_another_protocol_is_not_spoken(world: World) -> None:
     """Nor is ours on any other path: the request is answered as if it had not asked."""
     agent = await world.enrol()
-    for path, protocol, status in (
-        (SYNC_PATH, "websocket", 426),
-        (SYNC_PATH, "legation-sync/2", 426),
-        (ISSUE_PATH, SYNC_PROTOCOL, 405),
-        ("/v1/status", SYNC_PROTOCOL, 401),
+    for path, version, protocol, status in (
+        (SYNC_PATH, "1.1", "websocket", 426),
+        (SYNC_PATH, "1.1", "legation-sync/2", 426),
+        (SYNC_PATH, "1.0", SYNC_PROTOCOL, 426),
+        (ISSUE_PATH, "1.1", SYNC_PROTOCOL, 405),
+        ("/v1/status", "1.1", SYNC_PROTOCOL, 401),
     ):
         reader, writer = await asyncio.open_connection("localhost", agent.port, ssl=agent.context())
         writer.write(
-            f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n"
+            f"GET {path} HTTP/{version}\r\nhost: localhost\r\nconnection: upgrade\r\n"
             f"upgrade: {protocol}\r\n\r\n".encode()
         )
         line = await reader.readline()

@@ -102,8 +102,8 @@ async def _serve(data: bytes) -> None:
     session = SyncSession(
         PeerCertificate(spiffe_id=AGENT, serial=1, not_after=NOW),
         stream,
-        gate=_Gate(),  # type: ignore[arg-type]
-        hub=FeedHub("f", None, sign=signer.sign_document),  # type: ignore[arg-type]
+        gate=_Gate(),
+        hub=FeedHub("f", None, sign=signer.sign_document),
         board=board,
         seen=seen,
         statements=Statements(

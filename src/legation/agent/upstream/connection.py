@@ -71,28 +71,18 @@ class Connection:
     async def status(self) -> int:
         """Return the status of the answer; informational ones are passed over.
 
+        But for 101, which only a request for another protocol can get; see `hand_over`.
+
         Raises:
             Unavailable: the authority closed.
             h11.RemoteProtocolError: it does not speak HTTP.
         """
-        while not isinstance(event := await self._next_event(), h11.Response):
-            pass
-        return event.status_code
-
-    async def upgraded(self) -> int:
-        """Wait for the answer to a request for another protocol; return its status.
-
-        101 says that the authority speaks it now; see `hand_over`.
-
-        Raises:
-            Unavailable, h11.RemoteProtocolError: as `status`.
-        """
         while True:
-            event = await self._next_event()
-            if isinstance(event, h11.Response):
-                return event.status_code
-            if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
-                return event.status_code
+            match await self._next_event():
+                case h11.Response(status_code=status):
+                    return int(status)
+                case h11.InformationalResponse(status_code=101):
+                    return 101
 
     def hand_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give what comes after the answer to `protocol`; return where to write.

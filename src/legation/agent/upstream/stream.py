@@ -53,7 +53,7 @@ class SyncStream(asyncio.Protocol):
             ],
         )
         await connection.send(request, h11.EndOfMessage())
-        status = await connection.upgraded()
+        status = await connection.status()
         if status != 101:
             raise error_of(status, await connection.content(limit=_MAX_PROBLEM))
         stream = cls()

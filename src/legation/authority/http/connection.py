@@ -154,7 +154,8 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_head_timer()
         self._head_bytes = 0
-        if self.parser.should_upgrade():
+        # Not before HTTP/1.1 (RFC 9110, section 7.8).
+        if self.parser.should_upgrade() and self.parser.get_http_version() == "1.1":
             scope = cast("dict[str, Any]", self.scope)
             scope.setdefault("extensions", {})[EXTENSION] = self._switch
         super().on_headers_complete()
