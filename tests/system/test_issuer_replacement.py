@@ -169,11 +169,12 @@ async def _refused_by_sdk(verifier: PeerVerifier, identity: FetchedIdentity) -> 
 async def _refused_by_envoy(port: int, identity: FetchedIdentity) -> str:
     """Return the alert with which Envoy refuses the handshake, once its lists say so.
 
-    Before that the agent does, when it is asked about the connection, and that has no words.
+    Before that the agent refuses, when it is asked about the connection, and that has no words;
+    and an alert is lost when the request is written to a connection that is closed by then.
     """
     while True:
         answer = await call_once(port, context_of(identity), "/api/data")
-        if answer.status is None and answer.error != "connection closed by the peer":
+        if "alert" in answer.error.lower():
             return answer.error
         await asyncio.sleep(0.05)
 

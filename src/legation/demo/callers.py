@@ -329,6 +329,6 @@ def _text(value: str | bytes) -> str:
 def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
-    if isinstance(error, EOFError | ConnectionResetError):
+    if isinstance(error, EOFError | ConnectionResetError | BrokenPipeError):
         return "connection closed by the peer"
     return str(error) or type(error).__name__
