@@ -6,6 +6,7 @@ from legation.envoy import type_urls
 from legation.envoy.revocation import (
     RevokedPeers,
     admitted_sources,
+    admitting_policies,
     matcher,
     revoked_peers,
     serial_text,
@@ -60,7 +61,8 @@ def test_nobody_is_let_in_without_a_policy(feed: Feed, authorities: Authorities)
 def test_what_admits(feed: Feed, policy: dict[str, object], expected: bool) -> None:
     """Only an enforced ALLOW policy for this target admits, and doubt counts as yes."""
     feed.put_policy("one", **policy)  # type: ignore[arg-type]
-    assert admitted_sources(feed.state.policies.values(), API)(WEB) is expected
+    admits = admitted_sources(admitting_policies(feed.state.policies.values(), API))
+    assert admits(WEB) is expected
 
 
 def test_revocation_of_nobody_in_particular_counts(feed: Feed, authorities: Authorities) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 from legation.causes import Cause
 from legation.envoy import type_urls
+from legation.envoy.selection import Selections
 from legation.pki.spiffe_id import SCHEME
 from legation.policy import Action, AuthorizationPolicy, Mode
-from legation.wire.feed import FeedState
+from legation.wire.feed import FeedState, Revocations
 
 # Where the filter chain keeps the serial number of the peer's certificate.
 SERIAL_STATE_KEY = "peer.serial"
@@ -43,23 +44,43 @@ class RevokedPeers:
         )
 
 
-def revoked_peers(state: FeedState, target: str) -> RevokedPeers:
+def revoked_peers(
+    state: FeedState, target: str, *, selections: Selections | None = None
+) -> RevokedPeers:
     """Return the revoked peers that the policies for `target` could let in.
 
     Everybody else is refused by those policies anyway, so a proxy with three callers holds
     a map of three, not of everyone revoked in the trust domain. A revocation that does not
     say whose certificate it is always counts.
+
+    Args:
+        state: the folded feed.
+        target: whose peers.
+        selections: what answered the last time, so that only what has changed is looked at.
     """
-    admits = admitted_sources(state.policies.values(), target)
+    chosen = selections or Selections()
+    policies = admitting_policies(state.policies.values(), target)
+    admits = admitted_sources(policies)
+
+    def counts(identity: str) -> bool:
+        return not identity.startswith(SCHEME) or admits(identity)
+
+    revocations, bans = state.revocations, state.bans
     return RevokedPeers(
-        serials=tuple(
-            sorted(
-                state.revocations.of_identities(
-                    lambda identity: not identity.startswith(SCHEME) or admits(identity)
-                )
-            )
+        serials=chosen.select(
+            "revoked peers",
+            revocations,
+            question=policies,
+            everything=lambda: revocations.of_identities(counts),
+            concerns=lambda serial: _is_of(revocations, serial, counts),
         ),
-        identities=tuple(sorted(identity for identity in state.bans if admits(identity))),
+        identities=chosen.select(
+            "banned peers",
+            bans,
+            question=policies,
+            everything=lambda: filter(admits, bans),
+            concerns=lambda identity: identity in bans and admits(identity),
+        ),
         # Who has such an issuer's key can be anyone.
         issuers=tuple(
             sorted(name for name, row in state.revoked_issuers.items() if row.ends_connections)
@@ -67,19 +88,30 @@ def revoked_peers(state: FeedState, target: str) -> RevokedPeers:
     )
 
 
-def admitted_sources(policies: Iterable[AuthorizationPolicy], target: str) -> Callable[[str], bool]:
-    """Return a test whether any enforced ALLOW policy for `target` could admit a SPIFFE ID.
+def _is_of(revocations: Revocations, serial: int, wanted: Callable[[str], bool]) -> bool:
+    revocation = revocations.get(serial)
+    return revocation is not None and wanted(revocation.spiffe_id)
 
-    It errs on the side of "yes": methods, paths, ports and DENY policies are not looked at.
-    """
-    rules = [
-        rule
+
+def admitting_policies(
+    policies: Iterable[AuthorizationPolicy], target: str
+) -> tuple[AuthorizationPolicy, ...]:
+    """Return the policies by which `target` lets anyone in: those enforced that allow."""
+    return tuple(
+        policy
         for policy in policies
         if policy.action is Action.ALLOW
         and policy.mode is Mode.ENFORCE
         and policy.applies_to(target)
-        for rule in policy.rules
-    ]
+    )
+
+
+def admitted_sources(policies: Iterable[AuthorizationPolicy]) -> Callable[[str], bool]:
+    """Return a test whether any of these policies, which allow, could admit a SPIFFE ID.
+
+    It errs on the side of "yes": methods, paths, ports and DENY policies are not looked at.
+    """
+    rules = [rule for policy in policies for rule in policy.rules]
     if any(not rule.sources for rule in rules):
         return lambda _: True
     sources = [source for rule in rules for source in rule.sources]
@@ -136,9 +168,25 @@ def matcher(peers: RevokedPeers, *, tcp: bool) -> dict[str, Any]:
     )
 
 
-def upstream_facts(state: FeedState, upstream: str) -> frozenset[str]:
-    """Return a word for each revocation and ban that concerns the identity `upstream`."""
-    revoked = (f"{serial:x}" for serial in state.revocations.of_identities(upstream.__eq__))
+def upstream_facts(
+    state: FeedState, upstream: str, *, selections: Selections | None = None
+) -> frozenset[str]:
+    """Return a word for each revocation and ban that concerns the identity `upstream`.
+
+    Args:
+        state: the folded feed.
+        upstream: SPIFFE ID.
+        selections: as in `revoked_peers`.
+    """
+    revocations = state.revocations
+    serials = (selections or Selections()).select(
+        ("revoked upstream", upstream),
+        revocations,
+        question=None,
+        everything=lambda: revocations.of_identities(upstream.__eq__),
+        concerns=lambda serial: _is_of(revocations, serial, upstream.__eq__),
+    )
+    revoked = (f"{serial:x}" for serial in serials)
     ban = state.bans.get(upstream)
     issuers = (f"issuer {n}" for n, row in state.revoked_issuers.items() if row.ends_connections)
     return frozenset((*revoked, *issuers)) | (

@@ -23,6 +23,7 @@ from legation.envoy.secrets import (
     trust_secret,
     usable_lists,
 )
+from legation.envoy.selection import Selections
 from legation.envoy.spec import Outbound, ProxySpec
 from legation.pki.spiffe_id import SpiffeID, TrustDomain
 from legation.wire.feed import FeedState, PublishedCRL, TLSMode
@@ -93,6 +94,7 @@ class Snapshot:
         upstream_facts: what was revoked of the identity behind each outbound port.
         lists_in_force: whether revocation lists are checked in the handshake.
         refuses: the staleness policy by which everyone is refused; empty while nobody is.
+        selections: who of all that are revoked concerns this proxy, for the next snapshot.
     """
 
     revision: int
@@ -101,6 +103,7 @@ class Snapshot:
     upstream_facts: Mapping[Outbound, frozenset[str]]
     lists_in_force: bool
     refuses: str = ""
+    selections: Selections | None = field(default=None, repr=False, compare=False)
 
     @property
     def force(self) -> tuple[int, str, bool]:
@@ -124,10 +127,12 @@ def build(inputs: ProxyInputs, *, previous: Snapshot | None = None) -> Snapshot:
     to acknowledge, only what changed. A version is ``<revision>.<digest>``: the revision at
     which the content became what it is.
     """
-    revoked = revoked_peers(inputs.state, str(inputs.spiffe_id))
+    selections = Selections(previous.selections if previous else None)
+    revoked = revoked_peers(inputs.state, str(inputs.spiffe_id), selections=selections)
     stale = frozenset({f"stale {inputs.refuses}"}) if inputs.refuses else frozenset()
     facts = {
-        item: upstream_facts(inputs.state, item.spiffe_id) | stale for item in inputs.spec.outbound
+        item: upstream_facts(inputs.state, item.spiffe_id, selections=selections) | stale
+        for item in inputs.spec.outbound
     }
     made_of = _ingredients(inputs, revoked=revoked, facts=facts)
     makers: dict[str, Callable[[], dict[str, Resource]]] = {
@@ -151,6 +156,7 @@ def build(inputs: ProxyInputs, *, previous: Snapshot | None = None) -> Snapshot:
         upstream_facts=MappingProxyType(facts),
         lists_in_force=bool(inputs.usable_lists),
         refuses=inputs.refuses,
+        selections=selections,
     )
 
 

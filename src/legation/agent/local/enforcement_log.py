@@ -6,11 +6,11 @@ change costs what it says, not what is revoked already.
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from legation.wire.feed import FeedState, Revocations
+from legation.wire.feed import Ban, FeedState, JournaledDict, Revocations
 from legation.wire.protobuf import enforcement_pb2 as pb
 
 WIDTH = 16
@@ -36,7 +36,7 @@ class EnforcementLog:
         self.end = 0
         self.revision = 0
         self._state: FeedState | None = None
-        self._mark = 0  # of its revocations
+        self._marks = 0, 0  # of its revocations and bans
         self._banned: set[str] = set()
         self._entries: list[Encoded] = []
         self._weight = 0
@@ -45,19 +45,12 @@ class EnforcementLog:
 
     def advance(self, state: FeedState) -> None:
         """Take up what has changed in `state` since the last call."""
-        same = state is self._state
-        if (
-            same
-            and state.revision == self.revision
-            and state.revocations.mark == self._mark
-            and len(state.bans) == len(self._banned)
-        ):
+        marks = state.revocations.mark, state.bans.mark
+        if state is self._state and (state.revision, marks) == (self.revision, self._marks):
             return
-        # Every key that was set since has consumed a revision, and stands at the end.
-        recent = state.revision - self.revision if same else None
-        banned, unbanned = _follow(self._banned, state.bans, recent)
+        banned, unbanned = self._follow_bans(state.bans)
         touched = self._touched(state.revocations)
-        self._state, self._mark = state, state.revocations.mark
+        self._state, self._marks = state, marks
         self.revision = state.revision
         if touched is None:
             self._begin_anew()
@@ -69,6 +62,17 @@ class EnforcementLog:
             weight=len(touched) + len(banned) + len(unbanned),
         )
 
+    def _follow_bans(self, bans: JournaledDict[str, Ban]) -> tuple[set[str], set[str]]:
+        """Bring what is banned up to date; return what came and what went."""
+        touched: Iterable[str] | None = None
+        if self._state is not None and self._state.bans is bans:
+            touched = bans.touched_since(self._marks[1])
+        if touched is None:
+            touched = self._banned | bans.keys()
+        changed = {key for key in touched if (key in bans) != (key in self._banned)}
+        self._banned ^= changed
+        return changed & self._banned, changed - self._banned
+
     def _touched(self, revocations: Revocations) -> set[int] | None:
         """Return the serial numbers that came or went since the last call; None for too many.
 
@@ -77,7 +81,7 @@ class EnforcementLog:
         if self._state is None:
             return None
         before = self._state.revocations
-        touched = before.touched_since(self._mark)
+        touched = before.touched_since(self._marks[0])
         if touched is None or before is revocations:
             return None if touched is None else set(touched)
         came = revocations.beyond(before, most=_WEIGHT_KEPT)
@@ -115,20 +119,6 @@ class EnforcementLog:
         self._entries, self._weight = [], 0
         self._snapshot, self._snapshot_at = (), -1
         self.end += 1
-
-
-def _follow(
-    known: set[Any], current: Mapping[Any, object], recent: int | None
-) -> tuple[list[Any], list[Any]]:
-    """Bring `known` to the keys of `current`; return what came and what went."""
-    newest = current if recent is None else islice(reversed(current.keys()), max(0, recent))  # type: ignore[call-overload]
-    came = [key for key in newest if key not in known]
-    known.update(came)
-    went: list[Any] = []
-    if len(known) != len(current):
-        went = list(known - current.keys())
-        known.difference_update(went)
-    return came, went
 
 
 def _parts(

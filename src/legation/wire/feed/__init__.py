@@ -15,6 +15,7 @@ from legation.wire.feed.events import (
     open_event,
     signed_by_any,
 )
+from legation.wire.feed.journal import JournaledDict
 from legation.wire.feed.key_ban import KeyBan
 from legation.wire.feed.revocation_page import PageRow, RevocationPage, open_page
 from legation.wire.feed.revocations import Revocations
@@ -38,6 +39,7 @@ __all__ = [
     "FeedSigner",
     "FeedState",
     "IssuerName",
+    "JournaledDict",
     "KeyBan",
     "Kind",
     "PageRow",

@@ -8,7 +8,6 @@ import heapq
 import itertools
 from array import array
 from bisect import bisect_left
-from collections import deque
 from collections.abc import (
     Callable,
     Container,
@@ -22,10 +21,10 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
+from legation.wire.feed.journal import Journal
 from legation.wire.feed.revocation_page import RevocationPage, to_ms, to_ms_up
 from legation.wire.feed.values import Revocation
 
-_JOURNAL: Final = 1 << 14  # changes that are remembered
 _ROW_BITS: Final = 12  # of a place; the others are the number of its page
 _ROW: Final = (1 << _ROW_BITS) - 1
 _KEY: Final = (1 << 64) - 1
@@ -93,19 +92,14 @@ class HeldPage:
 
 
 class Revocations(MutableMapping[int, Revocation]):
-    """Revocations by serial number: those in pages, then the single ones as they came.
-
-    Attributes:
-        mark: rises with every change.
-    """
+    """Revocations by serial number: those in pages, then the single ones as they came."""
 
     def __init__(self) -> None:
-        self.mark = 0
         self._single: dict[int, Revocation] = {}
         self._pages: dict[int, HeldPage] = {}
         self._next_number = 0
         self._index = _Index(self._serial_at)
-        self._journal: deque[int] = deque(maxlen=_JOURNAL)
+        self._journal: Journal[int] = Journal()
         # Single serial numbers by the end of their certificate, and those ends as a heap: what
         # is over is found without a look at what is not.
         self._ending: dict[datetime, dict[int, None]] = {}
@@ -139,14 +133,14 @@ class Revocations(MutableMapping[int, Revocation]):
             ending = self._ending[revocation.expires_at] = {}
             heapq.heappush(self._ends, revocation.expires_at)
         ending[serial] = None
-        self._note((serial,))
+        self._journal.note((serial,))
 
     def __delitem__(self, serial: int) -> None:
         if serial in self._single:
             self._drop_single(serial)
         elif not self._take_out(serial):
             raise KeyError(serial)
-        self._note((serial,))
+        self._journal.note((serial,))
 
     def __iter__(self) -> Iterator[int]:
         for held in self._pages.values():
@@ -157,6 +151,11 @@ class Revocations(MutableMapping[int, Revocation]):
         return len(self._single) + len(self._index)
 
     # --- what a mapping does not have -------------------------------------------------------
+
+    @property
+    def mark(self) -> int:
+        """What rises with every change."""
+        return self._journal.mark
 
     @property
     def single(self) -> Mapping[int, Revocation]:
@@ -194,7 +193,7 @@ class Revocations(MutableMapping[int, Revocation]):
         if moved or held.spoiled:
             known = set(moved)
             serials = [serial for serial in held.serials() if serial not in known]
-        self._note(serials)
+        self._journal.note(serials)
         if len(held):
             heapq.heappush(self._page_ends, (held.next_end(), held.number))
         else:
@@ -207,7 +206,7 @@ class Revocations(MutableMapping[int, Revocation]):
         for serial in serials:
             self._index.remove(serial)
         del self._pages[held.number]
-        self._note(serials)
+        self._journal.note(serials)
 
     def forget_expired(self, at: datetime, *, most: int) -> list[int]:
         """Drop those of certificates that have expired before `at`, so many at most.
@@ -236,15 +235,12 @@ class Revocations(MutableMapping[int, Revocation]):
             else:
                 _, number = heapq.heappop(self._page_ends)
                 self._pages.pop(number, None)
-        self._note(forgotten)
+        self._journal.note(forgotten)
         return forgotten
 
     def touched_since(self, mark: int) -> Sequence[int] | None:
         """Return the serial numbers that came, changed or went since `mark`; None: too many."""
-        count = self.mark - mark
-        if not 0 <= count <= len(self._journal):
-            return None
-        return list(itertools.islice(reversed(self._journal), count))
+        return self._journal.since(mark)
 
     def beyond(self, others: "Revocations", *, most: int) -> Sequence[int] | None:
         """Return the serial numbers that `others` does not have.
@@ -290,10 +286,6 @@ class Revocations(MutableMapping[int, Revocation]):
                 yield serial, revocation.issuer
 
     # --- inside -----------------------------------------------------------------------------
-
-    def _note(self, serials: Sequence[int]) -> None:
-        self.mark += len(serials)
-        self._journal.extend(serials)
 
     def _serial_at(self, place: int) -> int:
         return self._pages[place >> _ROW_BITS].page.serial(place & _ROW)

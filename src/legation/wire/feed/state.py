@@ -10,6 +10,7 @@ from legation.pki.bundle import TrustBundle
 from legation.pki.spiffe_id import SpiffeID
 from legation.policy import AuthorizationPolicy, StalenessPolicy
 from legation.wire.feed.events import FeedEvent, Kind
+from legation.wire.feed.journal import JournaledDict
 from legation.wire.feed.key_ban import KeyBan
 from legation.wire.feed.revocations import Revocations
 from legation.wire.feed.values import (
@@ -41,7 +42,7 @@ class FeedState:
         self.revocations = Revocations()
         # Those of issuers' certificates, by the name that is refused as an issuer's.
         self.revoked_issuers: dict[str, Revocation] = {}
-        self.bans: dict[str, Ban] = {}
+        self.bans: JournaledDict[str, Ban] = JournaledDict()
         self.crls: dict[str, PublishedCRL] = {}
         self.rotations: dict[str, RotationOrder] = {}
         self.staleness: dict[str, StalenessPolicy] = {}
