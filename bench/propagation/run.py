@@ -81,7 +81,8 @@ class Times:
     """What was measured, in milliseconds from the beginning of the call."""
 
     call: list[float] = field(default_factory=list)
-    acknowledged: list[float] = field(default_factory=list)  # by the authority's board
+    acknowledged: list[float] = field(default_factory=list)  # by the last, on the board
+    each: list[float] = field(default_factory=list)  # acknowledgement of each
     told: list[float] = field(default_factory=list)  # `--wait` has returned
     refused_open: dict[str, list[float]] = field(default_factory=dict)  # by kind of server
     refused_new: dict[str, list[float]] = field(default_factory=dict)
@@ -159,8 +160,10 @@ async def _revoke(
     times.told.append((time.perf_counter() - begun) * 1000)
     assert summary["complete"], summary
     # By the authority's clock, which is this machine's.
-    last = max(from_rfc3339(point["reached_at"]) for point in points)
-    times.acknowledged.append((last - begun_at) / timedelta(milliseconds=1))
+    reached = [from_rfc3339(point["reached_at"]) - begun_at for point in points]
+    each = [passed / timedelta(milliseconds=1) for passed in reached]
+    times.acknowledged.append(max(each))
+    times.each += each
     refused = await asyncio.gather(*watches)
     times.cpu.append((cpu_s(pid) - cpu) * 1000)
     times.reached = len(points)
@@ -258,6 +261,7 @@ def _propagation_figures(times: Times, bare: Sequence[float], plan: Plan) -> Ite
     peer = {"bare fan-out, median": _median(bare), "bare fan-out, p99": _p99(bare)}
     yield from _spread(f"{name}.call", times.call)
     yield from _spread(f"{name}.acknowledged", times.acknowledged, peer=peer)
+    yield from _spread(f"{name}.acknowledged_each", times.each)
     yield from _spread(f"{name}.wait_returned", times.told)
     for kind in times.refused_open:
         yield from _spread(f"{name}.{kind}.open_connection", times.refused_open[kind])
