@@ -1007,6 +1007,31 @@ class StoreContract(StoreFixtures):
             {"count": count, "expired_before": "2031-03-01T10:00:00.123Z"} for count in (2, 1)
         ]
 
+    async def test_agents_are_forgotten_with_their_last_certificate(self, begun: Store) -> None:
+        """Not before, whether it has expired or not; and never one that has joined anew."""
+        ends = {"gone": NOW - 2 * HOUR, "expired": NOW, "there": NOW + HOUR}
+        names = {f"{AGENT}/{word}": until for word, until in ends.items()}
+        for name, until in names.items():
+            agent = SpiffeID.parse(name)
+            row, digest = token(agent)
+            await begun.create_token(row, digest=digest, audit=audit())
+            await begun.enrol(
+                EnrolledAgent(spiffe_id=agent, enrolled_at=NOW, evidence="x"),
+                issuance(name, until=until),
+                spend=JoinTokenUse(token_id=row.id),
+                at=NOW,
+                audit=audit("agent.join"),
+            )
+        note = audit("agent.prune")
+        assert list(await begun.prune_agents(limit=9, audit=note)) == []
+        assert await self.prune_certificates(begun, NOW - HOUR) == 1
+        gone = [f"{AGENT}/gone"]
+        assert list(await begun.prune_agents(limit=9, audit=note)) == gone
+        kept = {str(agent.spiffe_id) for agent in await begun.agents()}
+        assert kept == names.keys() - set(gone)
+        entry = (await begun.audit_entries(after=0, limit=100))[-1]
+        assert (entry.action, entry.detail) == ("agent.prune", {"count": 1, "agents": gone})
+
     async def test_pruning_that_finds_nothing_says_nothing(self, begun: Store) -> None:
         """Neither rows nor audit entries change."""
         size = await begun.audit_size()

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from legation.authority.agents.freshness import Bounds
+from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.events import EventBus
 from legation.authority.feed import hub as feed_module
 from legation.authority.feed import messages as messages_module
@@ -515,6 +517,7 @@ async def test_maintenance_forgets_by_age(feed: FeedWorld, tmp_path: Path) -> No
     maintenance = Maintenance(
         feed.hub,
         feed.store,
+        PropagationBoard(clock, Bounds(dict, 3600.0)),
         settings=settings_for(tmp_path, feed_history_s=600),
         clock=clock,
         events=EventBus(),

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legation.authority import maintenance as maintenance_module
+from legation.authority.agents.freshness import Bounds
+from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.events import AuthorityEvent, EventBus
 from legation.authority.feed.hub import FeedHub
 from legation.authority.maintenance import Maintenance
@@ -56,9 +58,11 @@ class Kept:
         self.heard: list[AuthorityEvent] = []
         events = EventBus()
         events.subscribe(self.heard.append)
+        self.board = PropagationBoard(self.clock, Bounds(dict, 3600.0))
         self.maintenance = Maintenance(
             self.hub,
             store,
+            self.board,
             settings=settings_for(path.parent, keep_expired_s=2 * 86_400, keep_audit_s=3 * 86_400),
             clock=self.clock,
             events=events,
@@ -155,19 +159,25 @@ async def test_pruning_tells_what_went(kept: Kept) -> None:
     await kept.store.enrol(
         agent, issuance(str(AGENT)), spend=JoinTokenUse(token_id=row.id), at=NOW, audit=kept.note()
     )
+    kept.board.enrolled(agent)
     before = await kept.store.audit_size()
     kept.clock.advance((3 * DAY + HOUR).total_seconds())
     pruned = await kept.maintenance.prune()
-    assert (pruned.certificates, pruned.tokens, pruned.audit_entries) == (5, 1, before)
+    assert (pruned.certificates, pruned.agents, pruned.tokens) == (5, 1, 1)
+    assert pruned.audit_entries == before
     assert kept.heard == [pruned]
     with pytest.raises(NotFound):
         await kept.store.certificate(items[0].record.serial)
     entries = await kept.store.audit_entries(after=0, limit=100)
     assert [entry.action for entry in entries] == [
         "certificate.prune",
+        "agent.prune",
         "token.prune",
         "audit.prune",
     ]
+    assert entries[1].detail == {"count": 1, "agents": [str(AGENT)]}
+    assert not kept.board.is_enrolled(AGENT)
+    assert await kept.store.agents() == []
     assert (entries[-1].detail["first"], entries[-1].detail["last"]) == (1, before)
     assert entries[0].sequence == before + 1
 

@@ -261,6 +261,7 @@ class Pruned:
     """What had had its time was forgotten."""
 
     certificates: int
+    agents: int
     tokens: int
     audit_entries: int
     duration_s: float

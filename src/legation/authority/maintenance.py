@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.events import EventBus, FeedCompacted, Pruned
 from legation.authority.feed.hub import FeedHub
 from legation.authority.moments import stamp
@@ -19,6 +20,7 @@ from legation.authority.settings import AuthoritySettings
 from legation.authority.store import AuditDraft, FeedStore, RetentionStore
 from legation.clock import Clock
 from legation.errors import LegationError
+from legation.pki import SpiffeID
 
 _EVERY_S = 60.0
 _BATCH = 2000
@@ -47,6 +49,7 @@ class Maintenance:
         self,
         hub: FeedHub,
         store: MaintainedStore,
+        board: PropagationBoard,
         *,
         settings: AuthoritySettings,
         clock: Clock,
@@ -56,6 +59,7 @@ class Maintenance:
         """Forget what `settings` say; `actor` stands in the audit log."""
         self._hub = hub
         self._store = store
+        self._board = board
         self._history = timedelta(seconds=settings.feed_history_s)
         self._keep_expired = timedelta(seconds=settings.keep_expired_s)
         self._keep_audit = timedelta(seconds=settings.keep_audit_s)
@@ -72,6 +76,7 @@ class Maintenance:
         while True:
             try:
                 await self.run_once()
+                self._board.forget_gone()
                 if self._is_time_to_prune():
                     await self.prune()
             except LegationError as error:
@@ -119,7 +124,7 @@ class Maintenance:
             await asyncio.sleep(0)  # the others' turn
 
     async def prune(self) -> Pruned:
-        """Forget what is due of the inventory, the join tokens and the audit log.
+        """Forget what is due of the inventory, the agents, the join tokens and the audit log.
 
         Raises:
             Unavailable: the store cannot be written.
@@ -135,6 +140,7 @@ class Maintenance:
                     expired_before=expired_before, limit=_PRUNE_BATCH, audit=audit
                 ),
             ),
+            agents=await self._all("agent.prune", now, self._prune_agents),
             tokens=await self._all(
                 "token.prune",
                 now,
@@ -151,9 +157,14 @@ class Maintenance:
             ),
             duration_s=self._clock.monotonic() - begun,
         )
-        if pruned.certificates or pruned.tokens or pruned.audit_entries:
+        if pruned.certificates or pruned.agents or pruned.tokens or pruned.audit_entries:
             self._events.emit(pruned)
         return pruned
+
+    async def _prune_agents(self, audit: AuditDraft) -> int:
+        gone = await self._store.prune_agents(limit=_PRUNE_BATCH, audit=audit)
+        self._board.forget([SpiffeID.parse(name) for name in gone])
+        return len(gone)
 
     def _is_time_to_prune(self) -> bool:
         now = self._clock.monotonic()

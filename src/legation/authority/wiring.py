@@ -170,7 +170,7 @@ async def _start(
     own_name = str(SpiffeID(settings.trust_domain, AUTHORITY_PATH))
     parts = await _parts(core, own_name)
     ocsp = _ocsp(stack, core, own_name)
-    maintenance = Maintenance(core.hub, store, actor=own_name, **core.shared)
+    maintenance = Maintenance(core.hub, store, core.board, actor=own_name, **core.shared)
     for name, work in (
         ("revocation lists", parts.publisher.run),
         ("own certificate", parts.serving.run),

@@ -50,7 +50,8 @@ _BOARD: tuple[Column, ...] = (
       legation propagation 4711 --watch       wait until every connected point has revision 4711
 
     connected: up to date. late: its agent is there and it does not follow; look at the point.
-    unreachable: its agent is not there; look at the node. left: taken away, in the last hour.
+    unreachable: its agent is not there; look at the node. left: in the last hour, taken away
+    or gone for good.
     stale soon, stale refusing, stale continuing: near the bound of its staleness policy, or past
     it (legation staleness list).
     With REVISION the exit status is 7 when a connected point does not have it.

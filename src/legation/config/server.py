@@ -213,7 +213,7 @@ class Retention(Section):
 
     Attributes:
         expired: how long an expired certificate, revoked or not, stays in the inventory, and an
-            expired join token in the list of tokens.
+            expired join token in the list of tokens. An agent stays as long as one of its own.
         audit: how long an entry stays in the audit log. An entry says what was forgotten.
     """
 

@@ -2,11 +2,11 @@
 
 import asyncio
 from bisect import insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
 from legation.authority.agents.freshness import Bounds
 from legation.authority.agents.reaching import Reaching
@@ -17,34 +17,23 @@ from legation.authority.agents.standing import (
     PointStanding,
     Standing,
 )
+from legation.authority.agents.stated_points import MAX_TEXT, StatedPoint, marked, record
 from legation.authority.changes import Changes
 from legation.authority.model import AgentRecord
 from legation.authority.store import CommittedEvent, EnrolledAgent
 from legation.clock import Clock
 from legation.errors import LimitExceeded
 from legation.pki import SpiffeID
+from legation.wire.feed import Kind
 
 MAX_POINTS = 4096  # behind one agent
-MAX_TEXT = 512
-MAX_NOTES = 32
 LATE_AFTER_S: Final = 10.0  # three heartbeats: what reached nobody yet is no lag
 MAX_LEFT = 64  # points that have left, for each agent
 READS_LISTS: Final = "sink"  # the kind of points that are told by revocation lists alone
 LEFT_KEPT: Final = timedelta(hours=1)
+GONE_AFTER: Final = timedelta(hours=1)  # the end of an agent's last certificate
 # How old the answer of `acknowledged` may be: every agent asks with each heartbeat.
 _FRESH_S = 1.0
-
-
-class StatedPoint(NamedTuple):
-    """One enforcement point in an agent's statement."""
-
-    id: str
-    kind: str
-    spiffe_id: str
-    revision: int
-    applied_at: datetime | None
-    capabilities: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +47,13 @@ class _Agent:
     left: dict[str, tuple[PointRecord, datetime]] = field(default_factory=dict)
     stated: bool = False  # ever
     away_since: datetime | None = None  # by the board's own clock
-    awaited_until: datetime | None = None  # may be out there since before this authority began
+    # When its newest certificate ends; None for one that has not been seen with any.
+    until: datetime | None = None
+
+    def take_away(self, names: Iterable[str], *, at: datetime) -> None:
+        """Note that these of its points have left."""
+        left = self.left | {name: (self.points[name], at) for name in names}
+        self.left = dict(sorted(left.items(), key=lambda item: item[1][1])[-MAX_LEFT:])
 
     def is_behind(self, revision: int) -> bool:
         """Tell whether it is connected and lacks `revision`, or a point of its that is pushed to.
@@ -123,7 +118,12 @@ class PropagationBoard:
 
     def listen(self, committed: CommittedEvent) -> None:
         """Note when a revision was committed; called for every event of the feed."""
-        self._times.committed(committed.event.revision, self._steady())
+        event = committed.event
+        self._times.committed(event.revision, self._steady())
+        if event.kind is Kind.BAN and event.value is not None:
+            banned = self._agents.get(SpiffeID.parse(event.key))
+            if banned is not None:
+                banned.until = self._clock.now()
 
     def _steady(self) -> datetime:
         """Return the time of a clock that nobody sets: no jump makes a point late, or hides one."""
@@ -188,7 +188,7 @@ class PropagationBoard:
         """Return what an agent has stated; the agent itself while it has stated nothing."""
         if agent.points or agent.stated:
             return agent.points.values()
-        until, connected = agent.awaited_until, agent.session is not None
+        until, connected = agent.until, agent.session is not None
         if not connected and (until is None or until < self._clock.now()):
             return ()
         name = agent.enrolled.spiffe_id
@@ -196,7 +196,7 @@ class PropagationBoard:
             id="agent", kind="agent", spiffe_id=str(name), revision=0, applied_at=None
         )
         since = agent.last_contact or agent.enrolled.enrolled_at
-        return (_record(name, silent, since, 0)._replace(connected=connected),)
+        return (record(name, silent, since, 0)._replace(connected=connected),)
 
     def agents(self) -> Sequence[AgentRecord]:
         """Return every enrolled agent, by name."""
@@ -294,16 +294,26 @@ class PropagationBoard:
 
     def expect(self, agent: SpiffeID, *, until: datetime) -> None:
         """Note an agent that may be out there: its newest certificate lasts `until`."""
-        self._agents[agent].awaited_until = until
+        self._agents[agent].until = until
 
-    def connected(self, agent: SpiffeID, session: object, *, version: str, revision: int) -> None:
-        """Note that an agent opened its stream; `session` tells this stream from others."""
+    def connected(
+        self, agent: SpiffeID, session: object, *, version: str, revision: int, until: datetime
+    ) -> None:
+        """Note that an agent opened its stream.
+
+        Args:
+            agent: which.
+            session: tells this stream from others.
+            version: of its software.
+            revision: that it has in force.
+            until: when the certificate that it has shown ends.
+        """
         row = self._agents[agent]
-        row.session = session
+        row.session, row.until = session, until
         row.version = version[:MAX_TEXT]
         row.revision = self._believed(revision)
         row.last_contact = self._clock.now()
-        row.points = _marked(row.points, connected=True)
+        row.points = marked(row.points, connected=True)
         self._changed(row)
 
     def disconnected(self, agent: SpiffeID, session: object) -> None:
@@ -312,8 +322,33 @@ class PropagationBoard:
         if row is None or row.session is not session:
             return
         row.session, row.last_contact, row.away_since = None, self._clock.now(), self._steady()
-        row.points = _marked(row.points, connected=False)
+        row.points = marked(row.points, connected=False)
         self._changed(row)
+
+    def forget_gone(self) -> int:
+        """Take away the points of agents that are gone for good; return how many.
+
+        That is a while after the last certificate of an agent has ended, or it was banned. What
+        was certified for its workloads has ended or is revoked, too.
+        """
+        now, count = self._clock.now(), 0
+        for row in self._ordered:
+            if row.session is None and row.points and row.until and row.until + GONE_AFTER <= now:
+                count += len(row.points)
+                row.take_away(row.points.keys(), at=now)
+                row.points, row.stated = {}, False
+                self._changed(row)
+        return count
+
+    def forget(self, agents: Collection[SpiffeID]) -> None:
+        """Forget agents of which nothing is on record any more, unless they are connected."""
+        gone = {
+            name for name in agents if name in self._agents and self._agents[name].session is None
+        }
+        for name in gone:
+            del self._agents[name]
+        self._ordered = [row for row in self._ordered if row.enrolled.spiffe_id not in gone]
+        self._changes.notify()
 
     def heard(self, agent: SpiffeID) -> None:
         """Note a sign of life."""
@@ -330,7 +365,7 @@ class PropagationBoard:
         stated = {}
         for point in points:
             name = point.id
-            stated[name] = _record(
+            stated[name] = record(
                 agent, point, now, self._believed(point.revision), known.get(name)
             )
         if len(stated) > 1:
@@ -338,10 +373,8 @@ class PropagationBoard:
         if len(stated) > MAX_POINTS:
             raise LimitExceeded(f"an agent has at most {MAX_POINTS} enforcement points")
         if row.left or known.keys() != stated.keys():
-            gone = {name: (point, now) for name, point in known.items() if name not in stated}
-            stayed_away = {name: left for name, left in row.left.items() if name not in stated}
-            newest = sorted((stayed_away | gone).items(), key=lambda left: left[1][1])[-MAX_LEFT:]
-            row.left = dict(newest)
+            row.left = {name: left for name, left in row.left.items() if name not in stated}
+            row.take_away(known.keys() - stated.keys(), at=now)
         row.points, row.revision = stated, self._believed(revision)
         row.stated, row.last_contact = True, now
         self._changed(row)
@@ -360,37 +393,3 @@ class PropagationBoard:
         number, and must not pass for an acknowledgement then.
         """
         return revision if revision <= self._times.newest else 0
-
-
-def _record(
-    agent: SpiffeID,
-    point: StatedPoint,
-    now: datetime,
-    revision: int,
-    before: PointRecord | None = None,
-) -> PointRecord:
-    """Return the record of a statement; `before` is that of the same point's last one.
-
-    What a point says time and again is looked through once.
-    """
-    name, kind, spiffe_id, _, applied_at, capabilities, notes = point
-    reached_at = now
-    if before is not None:
-        if before.revision == revision:
-            reached_at = before.reached_at
-        same = before.capabilities == capabilities and before.notes == notes
-    if before is None or not same:
-        capabilities, notes = _clipped(capabilities), _clipped(notes)
-    # Fields by place: that takes half as long.
-    return PointRecord(
-        agent, name[:MAX_TEXT], kind[:MAX_TEXT], spiffe_id[:MAX_TEXT], revision, applied_at,
-        now, reached_at, capabilities, notes, True,
-    )  # fmt: skip
-
-
-def _clipped(texts: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple([text[:MAX_TEXT] for text in texts[:MAX_NOTES]]) if texts else ()
-
-
-def _marked(points: dict[str, PointRecord], *, connected: bool) -> dict[str, PointRecord]:
-    return {name: point._replace(connected=connected) for name, point in points.items()}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-from legation.authority.agents.propagation import MAX_TEXT
+from legation.authority.agents.stated_points import MAX_TEXT
 from legation.authority.misuse.model import UNKNOWN, Sighting
 from legation.authority.misuse.places import MAX_ADDRESSES
 from legation.authority.model import InForceRecord

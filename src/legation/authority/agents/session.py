@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from legation.authority.agents.peer import AgentGate, PeerCertificate, decoded
-from legation.authority.agents.propagation import MAX_TEXT, PropagationBoard
+from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.agents.seen import Reports as SeenReports
+from legation.authority.agents.stated_points import MAX_TEXT
 from legation.authority.agents.statements import Statements
 from legation.authority.agents.stream import AgentStream
 from legation.authority.events import AgentConnected, AgentDisconnected, EventBus, FeedWentBack
@@ -107,7 +108,13 @@ class SyncSession:
             self._hub, str(agent), feed_id=hello.feed_id, revision=hello.revision, wake=self.push
         )
         self._follower = follower
-        self._board.connected(agent, self, version=version, revision=min(hello.revision, 2**53))
+        self._board.connected(
+            agent,
+            self,
+            version=version,
+            revision=min(hello.revision, 2**53),
+            until=self.peer.not_after,
+        )
         self._seen.stream_opened(
             str(agent),
             self.peer.serial,

@@ -51,7 +51,7 @@ class Standing(StrEnum):
     CONNECTED = "connected"  # up to date, or not long enough behind to mean anything
     LATE = "late"  # its agent is there, and it does not follow: look at the point
     UNREACHABLE = "unreachable"  # its agent is not there: look at the node
-    LEFT = "left"  # its agent has stated that it is no more
+    LEFT = "left"  # its agent has stated that it is no more, or is gone for good
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class PointStanding:
         lag_s: seconds since the first of them was committed, or since the authority began, if
             that is later.
         last_contact: when its agent was last heard of.
-        left_at: when its agent no longer named it; None while it does.
+        left_at: when its agent no longer named it, or was gone for good; None before.
         freshness: how it stands to what its data may age; None for an agent itself, and for
             one that has left.
     """

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
-from legation.authority.agents.propagation import MAX_TEXT, PropagationBoard, StatedPoint
+from legation.authority.agents.propagation import PropagationBoard
 from legation.authority.agents.rotation_board import RotationBoard
 from legation.authority.agents.seen import Reports as SeenReports
 from legation.authority.agents.seen import addresses_of, sightings_of
+from legation.authority.agents.stated_points import MAX_TEXT, StatedPoint
 from legation.authority.agents.traffic import Traffic
 from legation.authority.events import EventBus, HandshakesRefused
 from legation.authority.model import InForceRecord

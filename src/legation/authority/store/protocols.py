@@ -341,14 +341,18 @@ class AuditStore(Protocol):
 class RetentionStore(Protocol):
     """What has had its time.
 
-    Each method forgets at most `limit` rows, the oldest first, and returns how many; fewer
-    means that all are done. If there were any, `audit` says so, with their number added.
+    Each method forgets at most `limit` rows, the oldest first, and returns how many or which;
+    fewer means that all are done. If there were any, `audit` says so, with their number added.
     """
 
     async def prune_certificates(
         self, *, expired_before: datetime, limit: int, audit: AuditDraft
     ) -> int:
         """Forget certificates, revoked or not. Their serial numbers stay set aside."""
+        ...
+
+    async def prune_agents(self, *, limit: int, audit: AuditDraft) -> Sequence[str]:
+        """Forget agents of which no certificate is on record any more; return their names."""
         ...
 
     async def prune_tokens(self, *, expired_before: datetime, limit: int, audit: AuditDraft) -> int:

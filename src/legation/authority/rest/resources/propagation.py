@@ -122,8 +122,8 @@ class StandingPoint(Point):
     """One enforcement point, and how it stands.
 
     `late` is connected and behind for too long, `unreachable` is without its agent, `left` was
-    taken away. `lag` is in revisions, and `lag_s` the age of the first that it lacks.
-    `freshness` is null for an agent itself, and for what has left.
+    taken away or is gone for good. `lag` is in revisions, and `lag_s` the age of the first that it
+    lacks. `freshness` is null for an agent itself, and for what has left.
     """
 
     standing: Standing

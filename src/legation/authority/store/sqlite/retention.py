@@ -7,12 +7,15 @@ transaction what it took. Freed pages stay in the file and are used again.
 import hashlib
 import json
 import sqlite3
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from legation.authority.store.records import AuditDraft
 from legation.authority.store.sqlite.feed import append_audit
 from legation.authority.store.sqlite.values import set_meta, to_ms
 from legation.clock import from_rfc3339, to_rfc3339
+
+_LAPSED = "NOT EXISTS (SELECT 1 FROM certificates WHERE certificates.spiffe_id = agents.spiffe_id)"
 
 
 def prune_certificates(
@@ -25,6 +28,23 @@ def prune_certificates(
         (to_ms(expired_before), limit),
     ).rowcount
     return _announced(connection, count, expired_before, audit)
+
+
+def lapsed_agents(connection: sqlite3.Connection, limit: int) -> Sequence[str]:
+    """Return agents of which no certificate is on record."""
+    rows = connection.execute(f"SELECT spiffe_id FROM agents WHERE {_LAPSED} LIMIT ?", (limit,))  # noqa: S608
+    return [name for (name,) in rows]
+
+
+def prune_agents(
+    connection: sqlite3.Connection, names: Iterable[str], *, audit: AuditDraft
+) -> Sequence[str]:
+    """Forget these agents, unless one has joined anew since they were looked up."""
+    query = f"DELETE FROM agents WHERE spiffe_id = ? AND {_LAPSED}"  # noqa: S608
+    gone = [name for name in names if connection.execute(query, (name,)).rowcount]
+    if gone:
+        append_audit(connection, audit, count=len(gone), agents=gone)
+    return gone
 
 
 def prune_tokens(

@@ -301,6 +301,13 @@ class SQLiteStore(SQLiteIssuers, SQLiteRecovery, SQLiteSignals):
             retention.prune_certificates, expired_before=expired_before, limit=limit, audit=audit
         )
 
+    async def prune_agents(self, *, limit: int, audit: AuditDraft) -> Sequence[str]:
+        # Looked for by a reader: whoever writes does not wait for a walk through all of them.
+        names = await self._read(retention.lapsed_agents, limit)
+        if not names:
+            return ()
+        return await self._write(retention.prune_agents, names, audit=audit)
+
     async def prune_tokens(self, *, expired_before: datetime, limit: int, audit: AuditDraft) -> int:
         return await self._write(
             retention.prune_tokens, expired_before=expired_before, limit=limit, audit=audit
