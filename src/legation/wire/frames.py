@@ -57,8 +57,3 @@ class FrameReader:
             begin = end
         del rest[:begin]
         return found
-
-    @property
-    def incomplete(self) -> bool:
-        """Whether a message has begun that is not complete."""
-        return bool(self._rest)

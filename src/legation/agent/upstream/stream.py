@@ -13,7 +13,7 @@ from legation.config.values import Address
 from legation.errors import InvalidInput, LegationError, Unavailable, error_from_code
 from legation.wire.agent_calls import MAX_RESPONSE_BYTES, SYNC_PATH, SYNC_PROTOCOL
 from legation.wire.frames import FrameReader, frame
-from legation.wire.protobuf.agent_pb2 import SyncRequest, SyncResponse
+from legation.wire.protobuf.agent_pb2 import Problem, SyncRequest, SyncResponse
 
 _MAX_PROBLEM: Final = 1 << 20
 _MAX_WAITING: Final = 1 << 20  # bytes that have come and nobody has taken: then none are read
@@ -94,13 +94,9 @@ class SyncStream(asyncio.Protocol):
         if not self._reading and self._waiting_bytes < _MAX_WAITING:
             self._reading = True
             self._transport.resume_reading()
-        try:
-            message = SyncResponse.FromString(data)
-        except DecodeError:
-            raise InvalidInput("what the authority sent is no message of a stream") from None
+        message = _message(data)
         if message.WhichOneof("message") == "problem":
-            problem = message.problem
-            raise error_from_code(problem.code, problem.message, remedy=problem.remedy or None)
+            raise _error(message.problem)
         return message
 
     # called by the transport
@@ -122,8 +118,8 @@ class SyncStream(asyncio.Protocol):
         _wake(self._arrival)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End, with what broke the connection if anything did."""
-        self._ended(exc or Unavailable("the authority ended the stream"))
+        """End, with what broke the connection if anything did, or the authority's last word."""
+        self._ended(exc or self._last_word() or Unavailable("the authority ended the stream"))
 
     def pause_writing(self) -> None:
         """Let senders wait."""
@@ -134,11 +130,30 @@ class SyncStream(asyncio.Protocol):
         _wake(self._room)
         self._room = None
 
+    def _last_word(self) -> LegationError | None:
+        """Return why the authority ended the stream, for who sends before that was received."""
+        try:
+            message = _message(self._waiting[-1]) if self._waiting else SyncResponse()
+        except InvalidInput as error:
+            return error
+        return _error(message.problem) if message.HasField("problem") else None
+
     def _ended(self, error: Exception) -> None:
         if self._end is None:
             self._end = error
         _wake(self._arrival)
         _wake(self._room)
+
+
+def _message(data: bytes) -> SyncResponse:
+    try:
+        return SyncResponse.FromString(data)
+    except DecodeError:
+        raise InvalidInput("what the authority sent is no message of a stream") from None
+
+
+def _error(problem: Problem) -> LegationError:
+    return error_from_code(problem.code, problem.message, remedy=problem.remedy or None)
 
 
 def _wake(waiter: "asyncio.Future[None] | None") -> None:
