@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -258,9 +258,8 @@ def _bare_fan_out(streams: int) -> list[float]:
 
 def _propagation_figures(times: Times, bare: Sequence[float], plan: Plan) -> Iterator[Figure]:
     name = f"propagation.{plan.points}"
-    peer = {"bare fan-out, median": _median(bare), "bare fan-out, p99": _p99(bare)}
     yield from _spread(f"{name}.call", times.call)
-    yield from _spread(f"{name}.acknowledged", times.acknowledged, peer=peer)
+    yield from _spread(f"{name}.acknowledged", times.acknowledged, beside={"bare fan-out": bare})
     yield from _spread(f"{name}.acknowledged_each", times.each)
     yield from _spread(f"{name}.wait_returned", times.told)
     for kind in times.refused_open:
@@ -279,13 +278,14 @@ def _flatness(directory: Path, plan: Plan) -> Iterator[Figure]:
     for on_record in plan.on_record:
         found = _revoke_calls(directory / "flat", add=on_record - there, calls=plan.calls)
         there = on_record
-        commit = {"bare commit": _median(found["commit"])}
+        disk = {"bare commit": found["commit"]}
         for scope in SCOPES:
             median = _median(found["alone"][scope])
             ratio = median / first.setdefault(scope, median)
-            peer = {**commit, "of that with none": ratio}
-            yield from _spread(f"revoke.{on_record}.{scope}", found["alone"][scope], peer=peer)
-        yield from _spread(f"revoke.{on_record}.in_a_row", found["in_a_row"], peer=commit)
+            name, took = f"revoke.{on_record}.{scope}", found["alone"][scope]
+            yield from _spread(name, took, peer={"of that with none": ratio}, beside=disk)
+        disk = {"bare commit": found["commit_in_a_row"]}
+        yield from _spread(f"revoke.{on_record}.in_a_row", found["in_a_row"], beside=disk)
         yield figure(f"revoke.{on_record}.longest_stall", "ms", [found["stall_ms"]])
         yield figure(f"revoke.{on_record}.start", "s", [found["start_s"]])
         yield figure(f"revoke.{on_record}.memory", "MB", [found["memory_mb"]])
@@ -305,10 +305,18 @@ def _revoke_calls(directory: Path, *, add: int, calls: int) -> dict[str, Any]:
 
 
 def _spread(
-    name: str, values: Sequence[float], *, peer: dict[str, float] | None = None
+    name: str,
+    values: Sequence[float],
+    *,
+    peer: dict[str, float] | None = None,
+    beside: Mapping[str, Sequence[float]] | None = None,
 ) -> Iterator[Figure]:
-    yield figure(name, "ms", values, peer=peer)
-    yield figure(f"{name}.p99", "ms", [_p99(values)])
+    """Yield what is in the middle and the 99th percentile, of what was measured beside it too."""
+    others = beside or {}
+    medians = {what: _median(each) for what, each in others.items()}
+    yield figure(name, "ms", values, peer={**medians, **(peer or {})})
+    p99s = {f"{what}, p99": _p99(each) for what, each in others.items()}
+    yield figure(f"{name}.p99", "ms", [_p99(values)], peer=p99s)
 
 
 def _median(values: Sequence[float]) -> float:
