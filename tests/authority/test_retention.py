@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from legation.authority import maintenance as maintenance_module
 from legation.authority.agents.freshness import Bounds
 from legation.authority.agents.propagation import PropagationBoard
+from legation.authority.agents.stated_points import StatedPoint
 from legation.authority.events import AuthorityEvent, EventBus
 from legation.authority.feed.hub import FeedHub
 from legation.authority.maintenance import Maintenance
@@ -148,6 +149,21 @@ async def test_a_clock_that_is_set_forward_forgets_nothing(
     kept.clock.advance(30 * DAY.total_seconds())
     assert await kept.maintenance.run_once() == 1
     assert (await kept.maintenance.prune()).certificates > 0
+
+
+async def test_points_of_a_node_that_is_gone_leave_the_board(kept: Kept) -> None:
+    """By themselves, an hour after its agent's certificate has ended."""
+    kept.board.enrolled(EnrolledAgent(spiffe_id=AGENT, enrolled_at=NOW, evidence="join-token"))
+    kept.board.connected(AGENT, "stream", version="1", revision=0, until=NOW + HOUR)
+    point = StatedPoint(id="p", kind="envoy", spiffe_id="x", revision=0, applied_at=None)
+    kept.board.state(AGENT, revision=0, points=[point])
+    kept.board.disconnected(AGENT, "stream")
+    kept.clock.advance((2 * HOUR).total_seconds() - 1)
+    await kept.maintenance.run_once()
+    assert [point.id for point in kept.board.points()] == ["p"]
+    kept.clock.advance(1)
+    await kept.maintenance.run_once()
+    assert kept.board.points() == []
 
 
 async def test_pruning_tells_what_went(kept: Kept) -> None:

@@ -76,7 +76,6 @@ class Maintenance:
         while True:
             try:
                 await self.run_once()
-                self._board.forget_gone()
                 if self._is_time_to_prune():
                     await self.prune()
             except LegationError as error:
@@ -84,7 +83,7 @@ class Maintenance:
             await asyncio.sleep(_EVERY_S)
 
     async def run_once(self) -> int:
-        """Forget what is due of the feed; return how many events went.
+        """Forget what is due of the feed, and points that are gone; return how many events went.
 
         Raises:
             Unavailable: the store cannot be written.
@@ -102,6 +101,7 @@ class Maintenance:
             if count < _BATCH:
                 break
         await self._forget_revocations(now - _GRACE)
+        self._board.forget_gone()
         if forgotten:
             self._events.emit(FeedCompacted(forgotten=forgotten, horizon=horizon))
         return forgotten
