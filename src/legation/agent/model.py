@@ -177,7 +177,7 @@ class PointBoard:
     """The enforcement points behind this agent, as the discovery services state them.
 
     Attributes:
-        changes: notified when a point comes, changes or goes.
+        changes: notified when a point or a refusal comes, changes or goes.
         sightings: peers that the points saw.
     """
 
@@ -248,6 +248,7 @@ class PointBoard:
             case = replace(case, peer="", serial="", raw="")
         self._untold[case] += report.count
         self._all[case] += report.count
+        self.changes.notify()
 
     def refusals(self) -> tuple[RefusalReport, ...]:
         """Return every refusal since the agent started."""
