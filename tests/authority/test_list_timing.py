@@ -14,7 +14,7 @@ from legation.authority.revoking import crl_lists, crl_publisher, gathering
 from legation.authority.revoking.scopes import SerialScope
 from legation.errors import InvalidInput, Unavailable
 from legation.pki import RevocationList, SpiffeID, build_request, generate_key
-from tests.support.authority import ADMIN, FAR, Agent, World, certificate_of, running, settings_for
+from tests.support.authority import ADMIN, Agent, World, certificate_of, running, settings_for
 
 LATEST_S, PATIENCE_S = gathering.LATEST_S, gathering.PATIENCE_S
 
@@ -34,7 +34,7 @@ class Scene:
         self._agent: SpiffeID = agent.spiffe_id
 
     def connect(self) -> None:
-        self.board.connected(self._agent, self, version="1", revision=0, until=FAR)
+        self.board.connected(self._agent, self, version="1", revision=0)
 
     def say(self, revision: int, *, point: int | None = None, kind: str = "envoy") -> None:
         """Have the agent state a revision, and an enforcement point of its another one."""
@@ -113,7 +113,7 @@ async def test_as_long_as_more_and_more_acknowledge_the_others_are_waited_for(
     monkeypatch.setattr(gathering, "LATEST_S", 0.7)
     scene.connect()
     other = await scene.world.enrol("two")
-    scene.board.connected(other.spiffe_id, other, version="1", revision=0, until=FAR)
+    scene.board.connected(other.spiffe_id, other, version="1", revision=0)
     revision = await scene.revoke()
 
     async def acknowledge() -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from legation.authority.agents.freshness import Bounds, FreshnessAlarms
 from legation.authority.agents.propagation import (
-    GONE_AFTER,
     LATE_AFTER_S,
     LEFT_KEPT,
     MAX_LEFT,
@@ -33,7 +32,7 @@ from legation.authority.store import CommittedEvent, EnrolledAgent
 from legation.errors import LimitExceeded
 from legation.policy import Freshness, StalenessPolicy
 from legation.wire.feed import FeedEvent, Kind, SignedEvent
-from tests.support.authority import FAR, agent_id
+from tests.support.authority import agent_id
 
 NOW = datetime(2031, 3, 1, 12, tzinfo=UTC)
 ONE, TWO = agent_id("one"), agent_id("two")
@@ -71,21 +70,21 @@ class Board(PropagationBoard):
             self.enrolled(EnrolledAgent(spiffe_id=agent, enrolled_at=NOW, evidence="x"))
         self.begin(10)
 
-    def commit(self, revision: int, *, key: str = "") -> None:
-        """Let a revision be committed now; with the name of an agent, its ban."""
+    def commit(self, revision: int) -> None:
+        """Let a revision be committed now."""
         event = FeedEvent(
             revision=revision,
             time_ms=round(self.clock.at.timestamp() * 1000),
             kind=Kind.BAN,
-            key=key or "spiffe://example.org/x",
-            value={} if key else None,
+            key="x",
+            value=None,
         )
         self.listen(CommittedEvent(event=event, signed=SignedEvent(body=b"", signature=b"")))
 
     def says(self, revision: int, *ids: str, agent: Any = ONE) -> None:
         """Let an agent state its points."""
         if not self._agents[agent].session:
-            self.connected(agent, agent, version="1", revision=revision, until=FAR)
+            self.connected(agent, agent, version="1", revision=revision)
         self.state(
             agent,
             revision=revision,
@@ -188,7 +187,7 @@ def test_what_left_is_forgotten(board: Board) -> None:
 
 def test_a_revision_that_there_is_not_is_no_acknowledgement(board: Board) -> None:
     """Of a feed that has gone back, or made up: it must not count once there is that number."""
-    board.connected(ONE, ONE, version="1", revision=12, until=FAR)
+    board.connected(ONE, ONE, version="1", revision=12)
     assert not board.all_hold(11)
     board.says(12, "p")
     board.commit(11)
@@ -203,7 +202,7 @@ def test_a_revision_that_there_is_not_is_no_acknowledgement(board: Board) -> Non
 
 def test_an_agent_that_has_stated_nothing_has_nothing_in_force(board: Board) -> None:
     """It stands there itself, so that nobody takes silence for an answer."""
-    board.connected(ONE, ONE, version="1", revision=10, until=FAR)
+    board.connected(ONE, ONE, version="1", revision=10)
     (silent,) = board.points()
     assert (silent.agent, silent.kind, silent.revision, silent.connected) == (ONE, "agent", 0, True)
     board.clock.pass_s(60)
@@ -226,35 +225,21 @@ def test_an_agent_that_is_not_back_since_the_authority_began_is_unreachable(boar
 
 
 def test_the_points_of_an_agent_that_is_gone_for_good_have_left(board: Board) -> None:
-    """Once nothing that it was certified counts any more; its node is to be looked at till then."""
-    end = NOW + timedelta(seconds=100)
-    board.connected(ONE, ONE, version="1", revision=10, until=end)
+    """They are shown for an hour more, and come back with their agent."""
     board.says(10, "p", "q")
-    board.clock.pass_s((GONE_AFTER + timedelta(seconds=100)).total_seconds())
-    assert board.forget_gone() == 0  # it is there, whatever its certificate said
+    board.take_away(ONE)  # it is there
+    assert (len(board.points()), board.unreachable()) == (2, [])
     board.disconnected(ONE, ONE)
-    board.clock.pass_s(-1)
-    assert board.forget_gone() == 0
+    assert board.unreachable() == [ONE]
     assert {row[0] for row in board.shown().values()} == {"unreachable"}
-    board.clock.pass_s(1)
-    assert board.forget_gone() == 2
+    board.take_away(ONE)
+    board.take_away(agent_id("unknown"))
     assert {row[0] for row in board.shown().values()} == {"left"}
-    assert (board.points(), list(board.freshness()), board.forget_gone()) == ([], [], 0)
+    assert (board.points(), list(board.freshness()), board.unreachable()) == ([], [], [])
     board.clock.pass_s(LEFT_KEPT.total_seconds())
     assert board.shown() == {}
     board.says(10, "p")
     assert board.shown()["p"][0] == "connected"
-
-
-def test_a_banned_agent_is_gone_for_good_at_once(board: Board) -> None:
-    """Its certificate would have lasted, and whoever has it is refused."""
-    board.says(10, "p")
-    board.commit(11, key=str(ONE))
-    board.disconnected(ONE, ONE)
-    board.clock.pass_s(GONE_AFTER.total_seconds() - 1)
-    assert board.forget_gone() == 0
-    board.clock.pass_s(1)
-    assert board.forget_gone() == 1
 
 
 def test_an_agent_that_is_forgotten_has_to_join_again(board: Board) -> None:
@@ -317,7 +302,7 @@ def govern(board: Board, *, bound: str = "100s", then: str = "refuse") -> None:
 def joined(board: Board, **points: str) -> object:
     """Connect an agent with points of these kinds, up to date; return its session."""
     session = object()
-    board.connected(ONE, session, version="1", revision=10, until=FAR)
+    board.connected(ONE, session, version="1", revision=10)
     board.state(
         ONE,
         revision=10,
@@ -477,7 +462,7 @@ async def test_who_is_told_by_lists_is_not_waited_for(board: Board) -> None:
     waiting = await waits(board, 11)
     assert not await ends(waiting)
     # It had it, and comes back.
-    board.connected(ONE, "another", version="1", revision=11, until=FAR)
+    board.connected(ONE, "another", version="1", revision=11)
     assert await ends(waiting)
 
 
@@ -583,7 +568,7 @@ async def test_what_is_gathered_is_what_looks_at_all_points_would_find(
             elif name == "leaves":
                 board.disconnected(given_[0], given_[0])
             elif name == "comes":
-                board.connected(given_[0], given_[0], version="1", revision=10, until=FAR)
+                board.connected(given_[0], given_[0], version="1", revision=10)
             else:
                 told += [(point.agent, point.id) for point in reaching.arrived()]
             points = board.points()
@@ -597,7 +582,7 @@ async def test_what_is_gathered_is_what_looks_at_all_points_would_find(
 def test_what_is_stated_is_bounded_however_often(board: Board) -> None:
     """Texts and lists of them are cut, in the first statement, the next and one that differs."""
     long = "x" * (MAX_TEXT + 1)
-    board.connected(ONE, ONE, version="1", revision=10, until=FAR)
+    board.connected(ONE, ONE, version="1", revision=10)
     for notes in ((long,) * (MAX_NOTES + 1), (long,) * (MAX_NOTES + 1), (long, "y")):
         point = StatedPoint(
             id=long, kind=long, spiffe_id=long, revision=10, applied_at=NOW,

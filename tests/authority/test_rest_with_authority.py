@@ -12,7 +12,6 @@ from legation.pki import (
     certificates_from_pem,
     generate_key,
 )
-from tests.support.authority import FAR
 from tests.support.rest_server import run
 
 API = "spiffe://example.org/ns/prod/api"
@@ -141,7 +140,7 @@ async def test_the_stream_tells_when_a_point_behind_an_agent_has_the_memo(world)
     csr = base64.b64encode(build_request(generate_key())).decode()
     assert (await admin.ask("POST", "/v1/enrol", {"token": token, "csr": csr})).status == 201
     board, agent = world.authority.services.propagation, SpiffeID.parse(AGENT)
-    board.connected(agent, object(), version="0.1.0", revision=0, until=FAR)
+    board.connected(agent, object(), version="0.1.0", revision=0)
     board.state(agent, revision=0, points=[stated(0)])
     done = await admin.ask("POST", "/v1/revocations", {"spiffe_id": API, "ban": True})
     revision = done.json["revision"]
@@ -164,7 +163,7 @@ async def test_who_lost_its_agent_without_the_memo_is_named(world):
     csr = base64.b64encode(build_request(generate_key())).decode()
     assert (await admin.ask("POST", "/v1/enrol", {"token": token, "csr": csr})).status == 201
     board, agent = world.authority.services.propagation, SpiffeID.parse(AGENT)
-    board.connected(agent, object(), version="0.1.0", revision=0, until=FAR)
+    board.connected(agent, object(), version="0.1.0", revision=0)
     board.state(agent, revision=0, points=[stated(0)])
     revision = (await admin.ask("POST", "/v1/revocations", {"spiffe_id": API, "ban": True})).json[
         "revision"

@@ -151,18 +151,29 @@ async def test_a_clock_that_is_set_forward_forgets_nothing(
     assert (await kept.maintenance.prune()).certificates > 0
 
 
-async def test_points_of_a_node_that_is_gone_leave_the_board(kept: Kept) -> None:
-    """By themselves, an hour after its agent's certificate has ended."""
+@pytest.mark.parametrize("end", ["expired", "revoked"])
+async def test_points_of_a_node_that_is_gone_leave_the_board(kept: Kept, end: str) -> None:
+    """Once nobody accepts anything that its agent asked for, and not while one thing is valid."""
     kept.board.enrolled(EnrolledAgent(spiffe_id=AGENT, enrolled_at=NOW, evidence="join-token"))
-    kept.board.connected(AGENT, "stream", version="1", revision=0, until=NOW + HOUR)
     point = StatedPoint(id="p", kind="envoy", spiffe_id="x", revision=0, applied_at=None)
+    kept.board.connected(AGENT, "stream", version="1", revision=0)
     kept.board.state(AGENT, revision=0, points=[point])
     kept.board.disconnected(AGENT, "stream")
-    kept.clock.advance((2 * HOUR).total_seconds() - 1)
-    await kept.maintenance.run_once()
+    long, short = DAY, HOUR
+    for lifetime in (short, long):
+        item = issuance(until=NOW + lifetime)  # asked for by the agent
+        await kept.store.record_issuance([item], requester=REQUESTER)
+    kept.clock.advance((2 * HOUR).total_seconds() + 1)
+    await kept.maintenance.prune()
     assert [point.id for point in kept.board.points()] == ["p"]
-    kept.clock.advance(1)
-    await kept.maintenance.run_once()
+    if end == "expired":
+        kept.clock.advance((long - HOUR).total_seconds() - 1)
+        await kept.maintenance.prune()
+        assert [point.id for point in kept.board.points()] == ["p"]
+        kept.clock.advance(1)
+    else:
+        await kept.revoke(item)
+    await kept.maintenance.prune()
     assert kept.board.points() == []
 
 

@@ -38,7 +38,7 @@ from legation.observe.metric import Instruments, Look
 from legation.pki import SpiffeID
 from legation.wire.drill import DrillReport, DrillRow, Kind, Outcome
 from tests.observe.conftest import Watched, ask, check_metrics, joined
-from tests.support.authority import ADMIN, FAR, TRUST_DOMAIN, agent_id
+from tests.support.authority import ADMIN, TRUST_DOMAIN, agent_id
 
 API = SpiffeID(TRUST_DOMAIN, "/api")
 
@@ -241,7 +241,7 @@ async def test_what_an_agent_says_makes_no_labels(watched: Watched) -> None:
     now = SystemClock().now()
     name = agent_id("liar")
     board.enrolled(EnrolledAgent(spiffe_id=name, enrolled_at=now, evidence="test"))
-    board.connected(name, object(), version="1", revision=0, until=FAR)
+    board.connected(name, object(), version="1", revision=0)
     points = [
         StatedPoint(id=f"p{n}", kind=f"kind {n}", spiffe_id=str(API), revision=0, applied_at=now)
         for n in range(1000)

@@ -10,7 +10,6 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +52,6 @@ KEK = RawKey(bytes(range(32)))
 def spiffe_id(path: str) -> SpiffeID:
     """Return an identity of the trust domain of the tests."""
     return SpiffeID(TRUST_DOMAIN, path)
-
-
-# No certificate of these tests lasts as long.
-FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def agent_id(name: str) -> SpiffeID:

@@ -83,7 +83,7 @@ class Maintenance:
             await asyncio.sleep(_EVERY_S)
 
     async def run_once(self) -> int:
-        """Forget what is due of the feed, and points that are gone; return how many events went.
+        """Forget what is due of the feed; return how many events went.
 
         Raises:
             Unavailable: the store cannot be written.
@@ -101,7 +101,6 @@ class Maintenance:
             if count < _BATCH:
                 break
         await self._forget_revocations(now - _GRACE)
-        self._board.forget_gone()
         if forgotten:
             self._events.emit(FeedCompacted(forgotten=forgotten, horizon=horizon))
         return forgotten
@@ -157,9 +156,19 @@ class Maintenance:
             ),
             duration_s=self._clock.monotonic() - begun,
         )
+        await self._take_away_gone(certain - _GRACE)
         if pruned.certificates or pruned.agents or pruned.tokens or pruned.audit_entries:
             self._events.emit(pruned)
         return pruned
+
+    async def _take_away_gone(self, at: datetime) -> None:
+        """Take points off the board that nobody accepts any more.
+
+        All that their agent has asked for, its own certificates included, is over or revoked.
+        """
+        for agent in self._board.unreachable():
+            if not await self._store.has_valid(str(agent), at=at):
+                self._board.take_away(agent)
 
     async def _prune_agents(self, audit: AuditDraft) -> int:
         gone = await self._store.prune_agents(limit=_PRUNE_BATCH, audit=audit)

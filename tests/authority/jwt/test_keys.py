@@ -20,7 +20,7 @@ from legation.clock import FixedClock
 from legation.errors import Conflict
 from legation.pki import KeyAlgorithm, algorithm_of
 from legation.wire.feed import Kind
-from tests.support.authority import FAR, KEK, TRUST_DOMAIN, agent_id, begin, settings_for
+from tests.support.authority import KEK, TRUST_DOMAIN, agent_id, begin, settings_for
 
 START = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 HOUR = 3600
@@ -136,7 +136,7 @@ async def test_a_key_waits_for_agents_that_do_not_know_it(settings, clock) -> No
         found.board.enrolled(
             EnrolledAgent(spiffe_id=agent, enrolled_at=START, evidence="join-token")
         )
-        found.board.connected(agent, session, version="1", revision=found.hub.revision, until=FAR)
+        found.board.connected(agent, session, version="1", revision=found.hub.revision)
         clock.advance(4 * HOUR)
         await found.keys.look()
         clock.advance(2 * HOUR)

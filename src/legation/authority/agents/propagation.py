@@ -24,14 +24,12 @@ from legation.authority.store import CommittedEvent, EnrolledAgent
 from legation.clock import Clock
 from legation.errors import LimitExceeded
 from legation.pki import SpiffeID
-from legation.wire.feed import Kind
 
 MAX_POINTS = 4096  # behind one agent
 LATE_AFTER_S: Final = 10.0  # three heartbeats: what reached nobody yet is no lag
 MAX_LEFT = 64  # points that have left, for each agent
 READS_LISTS: Final = "sink"  # the kind of points that are told by revocation lists alone
 LEFT_KEPT: Final = timedelta(hours=1)
-GONE_AFTER: Final = timedelta(hours=1)  # the end of an agent's last certificate
 # How old the answer of `acknowledged` may be: every agent asks with each heartbeat.
 _FRESH_S = 1.0
 
@@ -47,8 +45,7 @@ class _Agent:
     left: dict[str, tuple[PointRecord, datetime]] = field(default_factory=dict)
     stated: bool = False  # ever
     away_since: datetime | None = None  # by the board's own clock
-    # When its newest certificate ends; None for one that has not been seen with any.
-    until: datetime | None = None
+    awaited_until: datetime | None = None  # may be out there since before this authority began
 
     def take_away(self, names: Iterable[str], *, at: datetime) -> None:
         """Note that these of its points have left."""
@@ -118,12 +115,7 @@ class PropagationBoard:
 
     def listen(self, committed: CommittedEvent) -> None:
         """Note when a revision was committed; called for every event of the feed."""
-        event = committed.event
-        self._times.committed(event.revision, self._steady())
-        if event.kind is Kind.BAN and event.value is not None:
-            banned = self._agents.get(SpiffeID.parse(event.key))
-            if banned is not None:
-                banned.until = self._clock.now()
+        self._times.committed(committed.event.revision, self._steady())
 
     def _steady(self) -> datetime:
         """Return the time of a clock that nobody sets: no jump makes a point late, or hides one."""
@@ -188,7 +180,7 @@ class PropagationBoard:
         """Return what an agent has stated; the agent itself while it has stated nothing."""
         if agent.points or agent.stated:
             return agent.points.values()
-        until, connected = agent.until, agent.session is not None
+        until, connected = agent.awaited_until, agent.session is not None
         if not connected and (until is None or until < self._clock.now()):
             return ()
         name = agent.enrolled.spiffe_id
@@ -294,22 +286,12 @@ class PropagationBoard:
 
     def expect(self, agent: SpiffeID, *, until: datetime) -> None:
         """Note an agent that may be out there: its newest certificate lasts `until`."""
-        self._agents[agent].until = until
+        self._agents[agent].awaited_until = until
 
-    def connected(
-        self, agent: SpiffeID, session: object, *, version: str, revision: int, until: datetime
-    ) -> None:
-        """Note that an agent opened its stream.
-
-        Args:
-            agent: which.
-            session: tells this stream from others.
-            version: of its software.
-            revision: that it has in force.
-            until: when the certificate that it has shown ends.
-        """
+    def connected(self, agent: SpiffeID, session: object, *, version: str, revision: int) -> None:
+        """Note that an agent opened its stream; `session` tells this stream from others."""
         row = self._agents[agent]
-        row.session, row.until = session, until
+        row.session = session
         row.version = version[:MAX_TEXT]
         row.revision = self._believed(revision)
         row.last_contact = self._clock.now()
@@ -325,20 +307,18 @@ class PropagationBoard:
         row.points = marked(row.points, connected=False)
         self._changed(row)
 
-    def forget_gone(self) -> int:
-        """Take away the points of agents that are gone for good; return how many.
+    def unreachable(self) -> Sequence[SpiffeID]:
+        """Return the agents that have points and are not connected."""
+        return [row.enrolled.spiffe_id for row in self._ordered if row.points and not row.session]
 
-        That is a while after the last certificate of an agent has ended, or it was banned. What
-        was certified for its workloads has ended or is revoked, too.
-        """
-        now, count = self._clock.now(), 0
-        for row in self._ordered:
-            if row.session is None and row.points and row.until and row.until + GONE_AFTER <= now:
-                count += len(row.points)
-                row.take_away(row.points.keys(), at=now)
-                row.points, row.stated = {}, False
-                self._changed(row)
-        return count
+    def take_away(self, agent: SpiffeID) -> None:
+        """Take away the points of an agent that is gone for good, unless it is there again."""
+        row = self._agents.get(agent)
+        if row is None or row.session is not None:
+            return
+        row.take_away(row.points.keys(), at=self._clock.now())
+        row.points, row.awaited_until = {}, None
+        self._changed(row)
 
     def forget(self, agents: Collection[SpiffeID]) -> None:
         """Forget agents of which nothing is on record any more, unless they are connected."""

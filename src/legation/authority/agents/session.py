@@ -108,13 +108,7 @@ class SyncSession:
             self._hub, str(agent), feed_id=hello.feed_id, revision=hello.revision, wake=self.push
         )
         self._follower = follower
-        self._board.connected(
-            agent,
-            self,
-            version=version,
-            revision=min(hello.revision, 2**53),
-            until=self.peer.not_after,
-        )
+        self._board.connected(agent, self, version=version, revision=min(hello.revision, 2**53))
         self._seen.stream_opened(
             str(agent),
             self.peer.serial,

@@ -17,7 +17,6 @@ from legation.authority.store.protocols import (
     InventoryStore,
     IssuanceStore,
     OperatorStore,
-    RetentionStore,
     Sign,
     SigningKeyStore,
     Store,
@@ -46,6 +45,7 @@ from legation.authority.store.records import (
     WrappedKey,
 )
 from legation.authority.store.recovery_protocol import Recovered, RecoveryStore
+from legation.authority.store.retention_protocol import RetentionStore
 from legation.authority.store.revocation_protocol import RevocationStore
 from legation.authority.store.signals import SignalStore
 

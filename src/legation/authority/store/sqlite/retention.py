@@ -10,10 +10,13 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from legation.authority.revoking.scopes import AgentScope
 from legation.authority.store.records import AuditDraft
 from legation.authority.store.sqlite.feed import append_audit
+from legation.authority.store.sqlite.hits import hits
 from legation.authority.store.sqlite.values import set_meta, to_ms
 from legation.clock import from_rfc3339, to_rfc3339
+from legation.pki import SpiffeID
 
 _LAPSED = "NOT EXISTS (SELECT 1 FROM certificates WHERE certificates.spiffe_id = agents.spiffe_id)"
 
@@ -28,6 +31,12 @@ def prune_certificates(
         (to_ms(expired_before), limit),
     ).rowcount
     return _announced(connection, count, expired_before, audit)
+
+
+def has_valid(connection: sqlite3.Connection, agent: str, *, at: datetime) -> bool:
+    """Tell whether anything that an agent has asked for is valid then; on hold is valid."""
+    scope = AgentScope(agent=SpiffeID.parse(agent))
+    return bool(hits(connection, scope, reason="unspecified", at=at))
 
 
 def lapsed_agents(connection: sqlite3.Connection, limit: int) -> Sequence[str]:

@@ -301,6 +301,9 @@ class SQLiteStore(SQLiteIssuers, SQLiteRecovery, SQLiteSignals):
             retention.prune_certificates, expired_before=expired_before, limit=limit, audit=audit
         )
 
+    async def has_valid(self, agent: str, *, at: datetime) -> bool:
+        return await self._read(retention.has_valid, agent, at=at)
+
     async def prune_agents(self, *, limit: int, audit: AuditDraft) -> Sequence[str]:
         # Looked for by a reader: whoever writes does not wait for a walk through all of them.
         names = await self._read(retention.lapsed_agents, limit)
